@@ -1,0 +1,104 @@
+"""Image encoders: region features, grid cells or pixels to rows of the model's width.
+
+B images, T regions of all of them, D width of a region feature, d width of the model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mcan.batch import ImageInput
+from mcan.nn.position import sinusoidal_2d
+from mcan.ragged import Layout, Ragged
+
+
+class ConvStem(nn.Module):
+    """Pixels -> the cells of a small convolutional network's last map, as region rows.
+
+    One 3 x 3 convolution, GroupNorm and ReLU per entry of `channels` and `strides`. Relation
+    Networks and FiLM use batch norm here; group norm keeps samples independent, so that results do
+    not depend on how a batch is cut over accumulation steps and processes.
+    """
+
+    def __init__(self, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 3
+        for out, stride in zip(channels, strides, strict=True):
+            layers += [
+                nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(_groups(out), out),
+                nn.ReLU(inplace=True),
+            ]
+            width = out
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, pixels: Tensor) -> tuple[Ragged, Tensor]:
+        """(B, 3, H, W) uint8 -> regions (B · rows · columns, channels) and their cells (T, 2)."""
+        scaled = pixels.to(next(self.parameters()).dtype) / 127.5 - 1.0
+        maps = self.layers(scaled)
+        batch, _, rows, columns = maps.shape
+        values = maps.flatten(2).transpose(1, 2).flatten(0, 1)
+        lengths = torch.full((batch,), rows * columns, device=maps.device)
+        layout = Layout(lengths, rows * columns, batch * rows * columns)
+        cell = torch.arange(rows * columns, device=maps.device)
+        cells = torch.stack([cell // columns, cell % columns], 1).repeat(batch, 1)
+        return Ragged(values, layout), cells
+
+
+def _groups(channels: int, width: int = 8) -> int:
+    """The number of groups of about `width` channels that divides `channels`."""
+    return next(n for n in range(max(1, channels // width), 0, -1) if channels % n == 0)
+
+
+class ImageEncoder(nn.Module):
+    """One linear map of region rows to d (section 4.1), with the options of the later reference
+    code.
+
+    - `box_embedding_size` E: five box numbers (normalised corners, area) -> Linear(5, E), appended
+      to the features before the map;
+    - `grid_size`: width of further rows, mapped by a Linear of their own and appended after the
+      regions;
+    - `position_encoding`: adds a 2-D encoding to rows that are cells of a grid.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        size: int,
+        box_embedding_size: int | None = None,
+        grid_size: int | None = None,
+        position_encoding: bool = False,
+    ) -> None:
+        super().__init__()
+        self.box = nn.Linear(5, box_embedding_size) if box_embedding_size else None
+        self.projection = nn.Linear(feature_size + (box_embedding_size or 0), size)
+        self.grid = nn.Linear(grid_size, size) if grid_size else None
+        self.position_encoding = position_encoding
+
+    def forward(self, image: ImageInput) -> Ragged:
+        """Rows (T, D) -> (T, d)."""
+        assert image.regions is not None
+        dtype = self.projection.weight.dtype
+        values = image.regions.values.to(dtype)
+        if self.box is not None:
+            assert image.boxes is not None
+            values = torch.cat([values, self.box(box_numbers(image.boxes.to(dtype)))], 1)
+        out = image.regions.replace(self._place(self.projection(values), image.cells))
+        if self.grid is None:
+            return out
+        assert image.grid is not None
+        rows = self.grid(image.grid.values.to(dtype))
+        return out.append(image.grid.replace(self._place(rows, image.grid_cells)))
+
+    def _place(self, rows: Tensor, cells: Tensor | None) -> Tensor:
+        if not self.position_encoding or cells is None:
+            return rows
+        return rows + sinusoidal_2d(cells, rows.shape[1], rows.dtype)
+
+
+def box_numbers(boxes: Tensor) -> Tensor:
+    """(T, 4) normalised x1 y1 x2 y2 -> (T, 5) with the area appended."""
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    return torch.cat([boxes, (width * height)[:, None]], 1)
