@@ -1,0 +1,53 @@
+"""Whether and where a run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mcan.config import Config, load_config
+from mcan.engine.checkpoint import last_checkpoint
+from mcan.engine.run_folder import RunFolder
+from mcan.errors import RunError
+
+# Keys that change how a run is executed, but not a bit of its result.
+_FREE_KEYS = (
+    "runs",
+    "data.workers",
+    "data.residency",
+    "train.checkpoint_every",
+    "train.keep_last",
+)
+
+
+def checkpoint_to_resume(run: RunFolder, config: Config, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None for a new run, or one stopped before its first checkpoint.
+
+    Raises `RunError` where the run exists but is not to be resumed, or was started with another
+    config.
+    """
+    if not run.exists:
+        return None
+    if not resume:
+        raise RunError(
+            f"{run.path}: this run exists; continue it with --resume, or choose another name=..."
+        )
+    before, now = _flat(load_config(run.config).model_dump()), _flat(config.model_dump())
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS):
+            raise RunError(
+                f"{run.config}: the run was started with {key} = {before.get(key)!r}, not "
+                f"{now.get(key)!r}; resume with the same config, or choose another name=..."
+            )
+    return last_checkpoint(run.checkpoints)
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
