@@ -5,8 +5,9 @@ B questions, n words of all of them together, m image rows of all of them togeth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +19,15 @@ class _Movable:
     """Moves every tensor that a frozen dataclass holds."""
 
     def to(self: _T, device: torch.device | str, non_blocking: bool = False) -> _T:
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: _T) -> _T:
+        """Page-locked copies, from which `to` can copy to a GPU while it computes."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _map(self: _T, move: Callable[[Any], Any]) -> _T:
         moved = {
-            field.name: value.to(device, non_blocking=non_blocking)
+            field.name: move(value)
             for field in fields(self)  # type: ignore[arg-type]
             if isinstance(value := getattr(self, field.name), (Tensor, Ragged, _Movable))
         }

@@ -89,6 +89,9 @@ class Layout:
         lengths = self.lengths.to(device, non_blocking=non_blocking)
         return self if lengths is self.lengths else Layout(lengths, self.longest, self.total)
 
+    def pin_memory(self) -> Layout:
+        return Layout(self.lengths.pin_memory(), self.longest, self.total)
+
 
 def _scatter_rows(values: Tensor, slots: Tensor, size: int) -> Tensor:
     return values.new_zeros(size, *values.shape[1:]).index_copy_(0, slots, values)
@@ -166,3 +169,6 @@ class Ragged:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Ragged:
         values = self.values.to(device, non_blocking=non_blocking)
         return Ragged(values, self.layout.to(device, non_blocking))
+
+    def pin_memory(self) -> Ragged:
+        return Ragged(self.values.pin_memory(), self.layout.pin_memory())

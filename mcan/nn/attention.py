@@ -144,10 +144,9 @@ def attention(
 
     At most about `block_elements` numbers of an intermediate exist at once: long inputs are
     computed in blocks of queries, which the backward pass recomputes. Dot products take torch's
-    fused kernel unless the weights are asked for.
+    fused kernel where it is faster, unless the weights are asked for.
     """
-    fused = isinstance(similarity, Dot) and not return_weights
-    if fused and (query.device.type != "cpu" or dropout == 0):
+    if isinstance(similarity, Dot) and not return_weights and _fused_is_faster(query, dropout):
         return _fused(query, key, value, similarity, mask, dropout), None
 
     queries, keys = query.shape[-2], key.shape[-2]
@@ -155,8 +154,6 @@ def attention(
     rows = max(1, block_elements // max(1, per_query))
 
     def compute(query: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if fused:
-            return _fused(query, key, value, similarity, mask, dropout), None
         return _explicit(query, key, value, similarity, mask, dropout, return_weights)
 
     if rows >= queries:
@@ -177,15 +174,23 @@ def attention(
     return torch.cat(outputs, -2), torch.cat(weights, -2) if return_weights else None
 
 
+def _fused_is_faster(query: Tensor, dropout: float) -> bool:
+    """On CPU the fused kernel is for inference.
+
+    Its backward pass takes as long as explicit products in float32 and several times as long in
+    bf16; with dropout it falls back to them.
+    """
+    return query.device.type != "cpu" or (dropout == 0 and not torch.is_grad_enabled())
+
+
 def _fused(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    similarity: Similarity,
+    similarity: Dot,
     mask: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    assert isinstance(similarity, Dot)
     return F.scaled_dot_product_attention(
         similarity.map_query(query),
         key,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from mcan.batch import Batch, ImageInput
+from mcan.batch import ImageInput
 from mcan.nn.cascade import Cascade
 from mcan.nn.image import ConvStem, ImageEncoder
 from mcan.nn.question import QuestionEncoder
@@ -128,9 +128,3 @@ def build_model(config: ModelConfig, sizes: ModelSizes, vectors: Tensor | None =
         sizes.answers,
         stem,
     )
-
-
-def forward_batch(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, A) of a batch; `model` may be MCAN itself or wrapped (compiled, distributed)."""
-    logits: Tensor = model(batch.question, batch.image)
-    return logits
