@@ -32,7 +32,7 @@ $(RAW)/easy_vqa-1.0-py3-none-any.whl: | setup
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest $(RAW) easy-vqa==1.0
 
 $(PREPARED)/meta.json: $(RAW)/easy_vqa-1.0-py3-none-any.whl
-	$(BIN)/python data/easy_vqa/prepare.py
+	$(BIN)/python data/easy_vqa/prepare.py --force
 
 quickstart: setup $(PREPARED)/meta.json
 	$(BIN)/python train.py configs/easy_vqa/quickstart.yaml --resume
