@@ -33,7 +33,10 @@ def config_from_dict(data: dict[str, Any], where: str, overrides: Sequence[str] 
 
     Raises `ConfigError` as `load_config` does.
     """
-    return _validated(merge(entry_of(data, Place(where)), parse_overrides(overrides), choices()))
+    stated = entry_of(data, Place(where))
+    if overrides:
+        stated = merge(stated, parse_overrides(overrides), choices())
+    return _validated(stated)
 
 
 def dump_config(config: Config) -> str:
