@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from mcan.ragged import Ragged
+from mcan.ragged import Ragged, pinned
 
 
 class _Movable:
@@ -23,7 +23,9 @@ class _Movable:
 
     def pin_memory(self: _T) -> _T:
         """Page-locked copies, from which `to` can copy to a GPU while it computes."""
-        return self._map(lambda value: value.pin_memory())
+        return self._map(
+            lambda value: pinned(value) if isinstance(value, Tensor) else value.pin_memory()
+        )
 
     def _map(self: _T, move: Callable[[Any], Any]) -> _T:
         moved = {

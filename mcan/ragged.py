@@ -90,7 +90,7 @@ class Layout:
         return self if lengths is self.lengths else Layout(lengths, self.longest, self.total)
 
     def pin_memory(self) -> Layout:
-        return Layout(self.lengths.pin_memory(), self.longest, self.total)
+        return Layout(pinned(self.lengths), self.longest, self.total)
 
 
 def _scatter_rows(values: Tensor, slots: Tensor, size: int) -> Tensor:
@@ -171,4 +171,9 @@ class Ragged:
         return Ragged(values, self.layout.to(device, non_blocking))
 
     def pin_memory(self) -> Ragged:
-        return Ragged(self.values.pin_memory(), self.layout.pin_memory())
+        return Ragged(pinned(self.values), self.layout.pin_memory())
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """A page-locked copy; what is on a device already stays there."""
+    return tensor.pin_memory() if tensor.device.type == "cpu" else tensor

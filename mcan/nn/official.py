@@ -50,6 +50,9 @@ def convert_official(state: Mapping[str, Tensor], heads: int) -> OfficialModel:
             if keys
         ]
         raise ValueError(f"the state {' and '.join(found)}")
+    for key in ("embedding.weight", "img_feat_linear.weight", "proj.weight"):
+        if state[key].dim() != 2:
+            raise ValueError(f"{key} has the shape {tuple(state[key].shape)}, expected a matrix")
     converted = {ours: _fold(theirs, state[theirs]) for ours, theirs in names.items()}
 
     tokens, embedding_size = state["embedding.weight"].shape

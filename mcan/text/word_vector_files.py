@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mcan.errors import DataError
+from mcan.files import saving, write_atomically, write_text
 from mcan.text.word_vectors import WordVectors
 
 _SUFFIXES = (".txt", ".vec", ".gz", ".zip", ".npy")
@@ -66,26 +65,10 @@ def check_writable(path: Path) -> None:
 def write_word_vectors(path: Path, vectors: WordVectors) -> None:
     """Write the .npy file `path` and its word list; raises as `check_writable` does."""
     check_writable(path)
-    try:
-        with _complete(path) as matrix_file, _complete(path.with_suffix(".txt")) as list_file:
-            np.save(matrix_file, vectors.matrix)
-            list_file.writelines(f"{word}\n".encode() for word in vectors.index)
-    except OSError as error:
-        raise DataError(f"{path}: cannot write word vectors ({error.strerror or error})") from None
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[IO[bytes]]:
-    """A file that gets its name `path` when everything is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    words = "".join(f"{word}\n" for word in vectors.index)
+    with saving(path):
+        write_text(path.with_suffix(".txt"), words)
+        write_atomically(path, lambda file: np.save(file, vectors.matrix))
 
 
 def _read_array(path: Path, words: Collection[str]) -> WordVectors:
