@@ -7,11 +7,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from mcan.data.prepared import Prepared
 from mcan.data.store_writer import RegionStoreWriter
 from mcan.errors import DataError, command
+from mcan.progress import progress
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
     pool = random.standard_normal((4096 + most, args.feature_dim), np.float32).astype(np.float16)
     made_up = {"made_up": True, "seed": args.seed}
     with RegionStoreWriter(args.output, args.feature_dim, provenance=made_up) as writer:
-        for image_id in tqdm(images, unit=" images"):
+        for image_id in progress(images, unit=" images"):
             rows, start = random.integers(least, most + 1), random.integers(4096)
             writer.add(image_id, pool[start : start + rows])
     print(f"{args.output}: random features of {len(images):,} images")

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_image
-from tqdm import tqdm
 
 from mcan.data.prepared_writer import Example, write_prepared
 from mcan.data.store_writer import PixelStoreWriter
 from mcan.errors import DataError, command
+from mcan.progress import progress
 from mcan.text.vocabulary import Vocabulary, build_tokens
 
 ROOM = Path(__file__).resolve().parent
@@ -163,7 +163,7 @@ def _write_images(
 ) -> None:
     provenance = {"source": WHEEL, "sha256": sha256}
     with PixelStoreWriter(store, (3, 64, 64), provenance=provenance) as writer:
-        for image_id in tqdm(image_ids, desc="images", unit=" images", delay=1):
+        for image_id in progress(image_ids, desc="images", unit=" images", delay=1):
             split, number = image_id.split("/")
             name = f"easy_vqa/data/{split}/images/{number}.png"
             content = np.frombuffer(bytearray(_read(wheel, path, name)), np.uint8)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcan.errors import DataError
+from mcan.files import saving, sync
 
 Id = int | str
 Ids = NDArray[Any]
@@ -155,32 +156,14 @@ def partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
-def saving(path: Path) -> Iterator[None]:
-    """A full disk or a missing permission inside the block is a `DataError` that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path}: could not be written: {error.strerror or error}") from error
-
-
-@contextmanager
-def publishing(path: Path) -> Iterator[Path]:
+def publishing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there is synced and takes its name.
 
     On an exception it is removed and `path` stays as it was. Where `path` is a folder, that is
     replaced as a whole; an existing file is never replaced.
     """
-    temporary = partial(path)
+    temporary = temporary or partial(path)
     try:
         yield temporary
         with saving(path):

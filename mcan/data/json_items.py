@@ -19,9 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
-from tqdm import tqdm
-
 from mcan.errors import DataError
+from mcan.progress import progress
 
 _CHUNK = 1 << 20
 # Far more than an entry needs; damage must not make the rest of the file one entry.
@@ -37,7 +36,7 @@ def read_items(path: Path, key: str | None = None) -> Iterator[Any]:
     list, possibly after some entries, and for an empty list. Shows a progress bar.
     """
     empty = True
-    for item in tqdm(_items(path, key), desc=path.name, unit=" entries", delay=1, leave=False):
+    for item in progress(_items(path, key), desc=path.name, unit=" entries", delay=1, leave=False):
         empty = False
         yield item
     if empty:

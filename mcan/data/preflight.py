@@ -29,10 +29,6 @@ class Preflight:
     warnings: tuple[str, ...]
 
     @property
-    def without_target_share(self) -> float:
-        return self.without_target / self.questions
-
-    @property
     def unknown_word_share(self) -> float:
         return self.unknown_words / self.words
 
@@ -70,7 +66,8 @@ def preflight(dataset: VQADataset) -> Preflight:
 
 
 def _check_unique(dataset: VQADataset, names: str) -> None:
-    ids = [value for split in dataset.splits for value in split.question_ids.tolist()]
-    if len(set(ids)) < len(ids):
-        twin, count = Counter(ids).most_common(1)[0]
+    ids = np.concatenate([split.question_ids for split in dataset.splits])
+    distinct = set(ids) if ids.dtype == object else np.unique(ids)
+    if len(distinct) < len(ids):
+        twin, count = Counter(ids.tolist()).most_common(1)[0]
         raise DataError(f"{names}: question id {twin!r} occurs {count} times; ids must be unique")

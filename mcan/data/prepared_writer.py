@@ -12,13 +12,14 @@ from typing import Any
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 import mcan
-from mcan.data.hdf5 import Id, check_id, check_text, publishing, saving, write_ids, write_strings
+from mcan.data.hdf5 import Id, check_id, check_text, publishing, write_ids, write_strings
 from mcan.data.prepared import read_meta
 from mcan.data.split import FORMAT_VERSION
 from mcan.errors import DataError
+from mcan.files import saving
+from mcan.progress import progress
 from mcan.text.tokens import tokenise
 from mcan.text.vocabulary import UNK, Vocabulary
 
@@ -75,7 +76,7 @@ def write_prepared(
             temporary.mkdir(parents=True)
         for name, examples in splits.items():
             columns = _Columns(folder / f"{name}.h5", vocabulary, targets)
-            for example in tqdm(examples, desc=name, unit=" questions", delay=1):
+            for example in progress(examples, desc=name, unit=" questions", delay=1):
                 columns.add(example)
             with saving(folder), h5py.File(temporary / f"{name}.h5", "x") as file:
                 columns.write(file)

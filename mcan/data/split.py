@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mcan.data.hdf5 import (
 )
 from mcan.data.packed import Index, Packed
 from mcan.errors import DataError
+from mcan.text.tokens import tokenise
 from mcan.text.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
@@ -111,6 +113,31 @@ class Split:
         text = ids.dtype == object
         content = json.dumps(ids.tolist()).encode() if text else ids.astype("<i8").tobytes()
         return hashlib.sha256(content).hexdigest()
+
+    @property
+    def content_digest(self) -> str:
+        """SHA-256 of what training sees: ids, tokens, images and targets of all questions."""
+        digest = hashlib.sha256(self.digest.encode())
+        digest.update(json.dumps(self.image_ids.tolist()).encode())
+        for packed in (self.tokens, self.target_answers, self.target_scores):
+            digest.update(packed.offsets.tobytes())
+            digest.update(packed.values.tobytes())
+        digest.update(self.image_index.tobytes())
+        return digest.hexdigest()
+
+
+def reencode(split: Split, vocabulary: Vocabulary) -> Split:
+    """The split with its questions in the tokens of another vocabulary, and without targets."""
+    encoded = [vocabulary.encode(tokenise(question)) for question in split.questions]
+    offsets = np.cumsum([0, *map(len, encoded)])
+    nothing = np.zeros(len(split) + 1, np.int64)
+    return replace(
+        split,
+        vocabulary_digest=vocabulary.digest,
+        tokens=Packed(np.fromiter(chain.from_iterable(encoded), np.int32), offsets),
+        target_answers=Packed(np.zeros(0, np.int32), nothing),
+        target_scores=Packed(np.zeros(0, np.float32), nothing),
+    )
 
 
 def read_split(path: Path, name: str, vocabulary: Vocabulary) -> Split:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from mcan.data.hdf5 import Id, Ids, check_offsets, read_array, read_ids, reading, require
 from mcan.errors import DataError
+from mcan.progress import progress
 
 FORMAT_VERSION = 1
 Kind = Literal["regions", "pixels"]
@@ -96,7 +96,7 @@ class ImageStore:
                 f"{target}; use residency: disk"
             ) from error
         step = max(1, _BLOCK_BYTES // max(1, source[:1].nbytes))
-        with tqdm(
+        with progress(
             total=source.nbytes,
             unit="B",
             unit_scale=True,
@@ -215,6 +215,8 @@ def _grid_shapes(file: h5py.File, offsets: NDArray[np.int64]) -> NDArray[np.int6
 def _map(dataset: h5py.Dataset, path: Path) -> NDArray[Any]:
     """Map a contiguous dataset into memory, straight from the HDF5 file."""
     offset = dataset.id.get_offset()
+    if not Path(dataset.file.filename).samefile(path):
+        raise DataError(f"{path}: dataset '{dataset.name[1:]}' is a link to another file")
     if dataset.chunks is not None or dataset.external or offset is None:
         raise DataError(
             f"{path}: dataset '{dataset.name[1:]}' is not stored contiguously, so it cannot be "

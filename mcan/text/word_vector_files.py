@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from mcan.errors import DataError
 from mcan.files import saving, write_atomically, write_text
+from mcan.progress import progress
 from mcan.text.word_vectors import WordVectors
 
 _SUFFIXES = (".txt", ".vec", ".gz", ".zip", ".npy")
@@ -132,7 +132,7 @@ def _read_lines(path: Path, lines: Iterable[bytes], words: Collection[str]) -> W
     beginnings = {word.split(b" ", 1)[0] for word in wanted}
     vectors: dict[str, NDArray[np.float32]] = {}
     rows = 0
-    bar = tqdm(rest, path.name, count, delay=2, unit=" words", unit_scale=True, disable=None)
+    bar = progress(rest, path.name, count, delay=2, unit=" words", unit_scale=True, disable=None)
     for number, raw in bar:
         line = raw.rstrip(b" \r\n")
         if not line:

@@ -1,0 +1,1 @@
+"""Readers of feature files made elsewhere, one module per family, and their way into a store."""

@@ -1,0 +1,1 @@
+"""Image stores out of folders of images, with the backbones and detectors of torchvision."""
