@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from pathlib import Path
 
 import torch
@@ -20,8 +21,9 @@ from mcan.engine.signals import StopRequest, stop_on_signals
 from mcan.engine.trainer import Trainer
 from mcan.errors import command
 from mcan.nn.mcan import build_model
+from mcan.prediction import Evaluator
 from mcan.wiring import (
-    Evaluator,
+    check_fits,
     choose_metric,
     describe_run,
     model_sizes,
@@ -57,7 +59,7 @@ def main() -> int:
     run = RunFolder(Path(config.runs) / config.name)
     with stop_on_signals() as stop, ranks(config.train.device) as job:
         # Asked once: the first process may have made the folder by the time another looks.
-        path = job.share(checkpoint_to_resume(run, config, args.resume) if job.first else None)
+        path = job.on_first(lambda: checkpoint_to_resume(run, config, args.resume))
         checkpoint = load_checkpoint(path) if path is not None else None
         if checkpoint is not None and checkpoint.position["epoch"] >= config.train.epochs:
             say(job, f"{run.path}: finished after {config.train.epochs} epochs; nothing to resume")
@@ -66,7 +68,7 @@ def main() -> int:
     if finished:
         say(job, f"finished; evaluate with: python eval.py {run.path}")
         return 0
-    arguments = " ".join([args.config, *args.overrides])
+    arguments = shlex.join([args.config, *args.overrides])
     say(job, f"stopped; continue with: python train.py {arguments} --resume")
     return stop.exit_status
 
@@ -78,6 +80,7 @@ def train(
     prepared = Prepared.open(config.data.prepared)
     stores = open_stores(config, job.device)
     dataset = open_dataset(config, prepared, config.data.train, stores)
+    check_fits(config, dataset)
     report = preflight(dataset)
     for warning in report.warnings:
         say(job, f"warning: {warning}")
@@ -95,15 +98,16 @@ def train(
     if checkpoint is not None:
         template.check_same_data(checkpoint, run.path)
 
-    if job.first:
-        run.start(dump_config(config))
     trainer = Trainer(model, dataset, evaluator, config, template, run, job, checkpoint)
+    # Only now, so that a mistake in the config or the data leaves no folder behind.
+    written = checkpoint.metrics_bytes if checkpoint else 0
+    job.on_first(lambda: run.start(dump_config(config), written))
     parameters = sum(math.prod(p.shape) for p in model.parameters())
     say(
         job,
         f"{run.path}: {report.questions:,} questions on {report.images:,} images, "
-        f"{report.unknown_words / report.words:.1%} unknown words, {parameters:,} parameters, "
-        f"{trainer.epoch_steps:,} steps per epoch on {job.device} x {job.world}"
+        f"{report.unknown_word_share:.1%} unknown words, {parameters:,} parameters, "
+        f"{trainer.feed.epoch_steps:,} steps per epoch on {job.device} x {job.world}"
         + (f"\n{coverage}" if coverage else ""),
     )
     return trainer.fit(stop)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mcan.batch import Batch
 from mcan.config import Config
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared
+from mcan.data.split import reencode
 from mcan.data.store import ImageStore, open_store
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.distributed import Ranks
-from mcan.errors import ConfigError, DataError
+from mcan.errors import ConfigError, DataError, RunError
 from mcan.evaluation.metrics import METRICS, Metric
-from mcan.evaluation.predict import Predictions, predict
-from mcan.evaluation.report import Scorer
 from mcan.nn.mcan import MCAN, ModelSizes, build_model
 from mcan.text.vocabulary import Vocabulary
 from mcan.text.word_vector_files import read_word_vectors
@@ -52,31 +48,40 @@ def open_stores(config: Config, device: torch.device) -> Stores:
 
 
 def open_dataset(
-    config: Config, prepared: Prepared, splits: Sequence[str], stores: Stores
+    config: Config,
+    prepared: Prepared,
+    names: Sequence[str],
+    stores: Stores,
+    vocabulary: Vocabulary | None = None,
 ) -> VQADataset:
-    """The `splits` of `prepared` as one dataset.
+    """The splits `names` of `prepared` as one dataset for a model with `vocabulary`.
 
-    Raises `DataError` where a file is not as documented, `ConfigError` where the model section asks
-    for what the stores do not have.
+    Without one, or where it is that of `prepared`, the splits are as they were prepared; else their
+    questions are encoded anew, and they have no targets. Raises `DataError` where a file is not as
+    documented or an image is missing.
     """
-    data, image = config.data, config.model.image
-    dataset = VQADataset(
-        [prepared.split(name) for name in splits], stores.images, stores.grid, data.max_tokens
-    )
-    images, where = dataset.images, ", ".join(data.images)
+    splits = [prepared.split(name) for name in names]
+    if vocabulary is not None and vocabulary.digest != prepared.vocabulary.digest:
+        splits = [reencode(split, vocabulary) for split in splits]
+    return VQADataset(splits, stores.images, stores.grid, config.data.max_tokens)
+
+
+def check_fits(config: Config, dataset: VQADataset) -> None:
+    """Raise `ConfigError` where the model section asks for what the stores do not have."""
+    image, images, grid = config.model.image, dataset.images, dataset.grid
+    where = ", ".join(config.data.images)
     if images.kind != image.input:
         raise ConfigError(
             f"model.image.input is {image.input}, but data.images ({where}) holds {images.kind}"
         )
     if image.boxes and not images.has_boxes:
         raise ConfigError(f"model.image.boxes is true, but data.images ({where}) has no boxes")
-    cells = images.has_cells or (dataset.grid is not None and dataset.grid.has_cells)
+    cells = images.has_cells or (grid is not None and grid.has_cells)
     if image.position_encoding and image.input == "regions" and not cells:
         raise ConfigError(
             "model.image.position_encoding is true, but no store of data.images or data.grid has "
             "grid shapes"
         )
-    return dataset
 
 
 def choose_metric(config: Config, prepared: Prepared) -> Metric:
@@ -92,12 +97,15 @@ def choose_metric(config: Config, prepared: Prepared) -> Metric:
 
 def model_sizes(vocabulary: Vocabulary, dataset: VQADataset) -> ModelSizes:
     """The sizes that the data decides."""
+    return ModelSizes(len(vocabulary.tokens), len(vocabulary.answers), *image_sizes(dataset))
+
+
+def image_sizes(dataset: VQADataset) -> tuple[int | None, int | None]:
+    """Width of region rows and of grid rows, None where there are none."""
     regions = dataset.images.kind == "regions"
-    return ModelSizes(
-        tokens=len(vocabulary.tokens),
-        answers=len(vocabulary.answers),
-        feature_size=dataset.images.row_shape[0] if regions else None,
-        grid_size=dataset.grid.row_shape[0] if dataset.grid else None,
+    return (
+        dataset.images.row_shape[0] if regions else None,
+        dataset.grid.row_shape[0] if dataset.grid else None,
     )
 
 
@@ -132,6 +140,7 @@ def describe_run(
                 "split": split.name,
                 "questions": len(split),
                 "digest": split.digest,
+                "content": split.content_digest,
             }
             for split in dataset.splits
         ],
@@ -139,92 +148,23 @@ def describe_run(
     )
 
 
-def restore_model(checkpoint: Checkpoint, config: Config) -> MCAN:
-    """The network of a checkpoint, in evaluation mode."""
-    model = build_model(config.model, ModelSizes(**checkpoint.sizes))  # type: ignore[arg-type]
-    model.load_state_dict(checkpoint.model)
+def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -> MCAN:
+    """The network of a checkpoint, in evaluation mode, for the images of `dataset`.
+
+    Raises `ConfigError` or `RunError` where these are not what it was trained on.
+    """
+    check_fits(config, dataset)
+    sizes = ModelSizes(**checkpoint.sizes)  # type: ignore[arg-type]
+    features, grid = image_sizes(dataset)
+    if (sizes.feature_size, sizes.grid_size) != (features, grid):
+        raise RunError(
+            f"{checkpoint.source}: takes image features of width {sizes.feature_size} and grid "
+            f"features of width {sizes.grid_size}, but those of data.images and data.grid are "
+            f"{features} and {grid}"
+        )
+    model = build_model(config.model, sizes)
+    checkpoint.restore(model)
     return model.eval()
-
-
-def probabilities(
-    model: nn.Module, config: Config, device: torch.device
-) -> Callable[[Batch], Tensor]:
-    """What a model trained with the config's loss believes: (B, A) of a batch."""
-    half = config.evaluation.precision == "bf16"
-
-    def score(batch: Batch) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            logits: Tensor = model(batch.question, batch.image)
-        logits = logits.float()
-        return logits.softmax(1) if config.train.loss == "cross_entropy" else logits.sigmoid()
-
-    return score
-
-
-class Evaluator:
-    """Scores a model on a dataset while it trains: call it with the model on every process."""
-
-    def __init__(
-        self,
-        dataset: VQADataset,
-        metric: Metric,
-        vocabulary: Vocabulary,
-        config: Config,
-        ranks: Ranks,
-    ) -> None:
-        self._dataset = dataset
-        self._scorer = Scorer(dataset, metric, vocabulary.answers)
-        self._config = config
-        self._ranks = ranks
-        if not self._scorer.possible:
-            raise DataError(
-                f"{dataset.splits[0].path}: some questions have no human answers, so the split "
-                "cannot be scored; choose another data.evaluate"
-            )
-
-    def __call__(self, model: nn.Module, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        model.eval()
-        try:
-            predictions = predict_over_ranks(
-                probabilities(model, self._config, self._ranks.device),
-                self._dataset,
-                self._config,
-                self._ranks,
-                should_stop=should_stop,
-            )
-        finally:
-            model.train()
-        if predictions is None and should_stop():
-            return None
-        metrics = self._scorer.metrics(predictions) if predictions is not None else None
-        shared: dict[str, Any] = self._ranks.share(metrics)
-        return shared
-
-
-def predict_over_ranks(
-    score: Callable[[Batch], Tensor],
-    dataset: VQADataset,
-    config: Config,
-    ranks: Ranks,
-    top: int = 1,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Predictions | None:
-    """All predictions on the first process; None elsewhere, and where it stopped early."""
-    part = predict(
-        score,
-        dataset,
-        config.evaluation.batch_size,
-        ranks.device,
-        top,
-        config.data.workers,
-        ranks.rank,
-        ranks.world,
-        should_stop,
-    )
-    if part is None:
-        return None
-    parts = ranks.gather(part)
-    return None if parts is None else Predictions.merge(parts)
 
 
 def say(ranks: Ranks, text: str) -> None:

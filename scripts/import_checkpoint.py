@@ -19,6 +19,7 @@ from mcan.config import config_from_dict
 from mcan.data.vqa_layout import read_questions
 from mcan.engine.checkpoint import Checkpoint
 from mcan.errors import DataError, RunError, command
+from mcan.files import saving
 from mcan.nn.mcan import MCAN, build_model
 from mcan.nn.official import OfficialModel, convert_official
 from mcan.ragged import Ragged
@@ -77,7 +78,8 @@ def main() -> int:
             print(f"not written: the difference is above {TOLERANCE:g}")
             return 1
     vocabulary = Vocabulary(tokens(args.questions, official), answers(args.answers, official))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with saving(args.output):
+        args.output.parent.mkdir(parents=True, exist_ok=True)
     as_checkpoint(official, vocabulary, args.splits, args.output.stem).save(args.output)
     print(f"written: {args.output}")
     return 0
@@ -171,7 +173,8 @@ def as_checkpoint(
         vocabulary_digest=vocabulary.digest,
         sizes=asdict(official.sizes),
         trained_on=[
-            {"dataset": "vqa_v2", "split": split, "questions": 0, "digest": ""} for split in splits
+            {"dataset": "vqa_v2", "split": split, "questions": 0, "digest": "", "content": ""}
+            for split in splits
         ],
         model=official.state,
     )
@@ -186,6 +189,18 @@ def largest_difference(model: MCAN, path: Path) -> float:
             )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not an .npz with img_feat, ques_ix and logits") from error
+    sizes = (
+        features.shape[-1:] == model.image_encoder.projection.weight.shape[1:],
+        features.dim() == 3,
+        question.dim() == 2,
+        logits.shape == (len(features), model.classifier.out_features),
+        len(question) == len(features),
+        int(question.min()) >= 0
+        and int(question.max()) < model.question_encoder.embedding.num_embeddings,
+    )
+    if not all(sizes):
+        shapes = ", ".join(str(tuple(t.shape)) for t in (features, question, logits))
+        raise DataError(f"{path}: img_feat, ques_ix and logits {shapes} do not fit the network")
     # The reference marks padding by zeros; here each sample has just its rows.
     regions = Ragged.of([rows[rows.abs().sum(1) > 0] for rows in features])
     words = Ragged.of([ids[ids != 0] for ids in question.long()])

@@ -6,21 +6,26 @@ A checkpoint is a dictionary of tensors and plain values (`Checkpoint`), loaded 
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mcan import __version__
 from mcan.errors import RunError, TrainingError
-from mcan.files import sync_folder, write_atomically
+from mcan.files import sync, write_atomically
 
 FORMAT = 1
 _NAME = "step_{:08d}.pt"
-_PATTERN = "step_" + "[0-9]" * 8 + "*.pt"
+_PATTERN = re.compile(r"step_(\d{8,})\.pt")
 BEST = "best.pt"
 
 
@@ -38,9 +43,10 @@ class Checkpoint:
     """Everything that evaluating or resuming needs.
 
     `config` the resolved config; `vocabulary` its JSON text and `vocabulary_digest`; `sizes` the
-    arguments of `ModelSizes`; `trained_on` one {split, questions, digest} per training split;
-    `model` and `optimizer` state dictionaries; `window` the running sums of the log, per process;
-    `best` the best evaluation so far {score, step}; `metrics_bytes` the length of metrics.jsonl.
+    arguments of `ModelSizes`; `trained_on` says of each training split its dataset, split,
+    questions, digest and content; `model` and `optimizer` state dictionaries; `window` the running
+    sums of the log, per process; `best` the best evaluation so far {score, step}; `metrics_bytes`
+    the length of metrics.jsonl; `source` the file that it was read from, which is not written.
     """
 
     config: dict[str, Any]
@@ -58,6 +64,7 @@ class Checkpoint:
         default_factory=lambda: {"mcan": __version__, "torch": str(torch.__version__)}
     )
     format: int = FORMAT
+    source: Path | None = None
 
     def check_same_data(self, other: Checkpoint, where: Path) -> None:
         """Raise `RunError` where `other` was trained on other data than this describes."""
@@ -72,15 +79,58 @@ class Checkpoint:
         """Write to `path`; raises `TrainingError`, with nothing lost, where the disk does not take
         it.
         """
-        content = {item.name: getattr(self, item.name) for item in fields(self)}
-        try:
+        content = {name: getattr(self, name) for name in _WRITTEN}
+        with _writing(path):
             write_atomically(path, lambda file: torch.save(content, file))
-        except (OSError, RuntimeError) as error:  # torch wraps some write errors in RuntimeError
-            reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-            raise TrainingError(
-                f"{path}: the checkpoint could not be written ({reason}); everything written "
-                "before is intact: free some space and continue with --resume"
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Load the states into `model` and `optimizer`; raises `RunError` where they do not fit."""
+        here, there = _shapes(model.state_dict()), _shapes(self.model)
+        names = [*here, *(name for name in there if name not in here)]
+        wrong = [name for name in names if here.get(name) != there.get(name)]
+        if wrong:
+            name, more = wrong[0], len(wrong) - 1
+            raise RunError(
+                f"{self.source}: does not fit the network that the config describes: {name} is "
+                f"{there.get(name, 'absent')} in the checkpoint and {here.get(name, 'absent')} in "
+                "the network" + (f" (and {more} more)" if more else "")
+            )
+        model.load_state_dict(self.model)
+        if optimizer is None:
+            return
+        try:
+            optimizer.load_state_dict(self.optimizer)
+        except (KeyError, ValueError) as error:
+            raise RunError(
+                f"{self.source}: holds no state of the optimiser that the config describes, so "
+                "training cannot go on from it"
             ) from error
+
+
+_WRITTEN = tuple(item.name for item in fields(Checkpoint) if item.name != "source")
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch reports a write that failed inside its zip writer as a RuntimeError.
+        if (
+            isinstance(error, RuntimeError)
+            and "write" not in str(error)
+            and "pos" not in str(error)
+        ):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise TrainingError(
+            f"{path}: the checkpoint could not be written ({reason}); everything written "
+            "before is intact: free some space and continue with --resume"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -94,7 +144,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: not loaded, because it holds more than tensors and plain values "
             "(only checkpoints written by train.py are accepted)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes fail in any way
         raise RunError(f"{path}: not a checkpoint, or truncated") from error
     if not isinstance(content, dict) or "format" not in content:
         raise RunError(f"{path}: a torch file, but not a checkpoint written by train.py")
@@ -102,10 +152,44 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise RunError(
             f"{path}: checkpoint format {content['format']!r}; this version reads {FORMAT}"
         )
-    names = {item.name for item in fields(Checkpoint)}
-    if missing := sorted(names - set(content)):
+    if missing := [name for name in _WRITTEN if name not in content]:
         raise RunError(f"{path}: the checkpoint lacks {', '.join(missing)}")
-    return Checkpoint(**{name: content[name] for name in names})
+    if wrong := _wrong_field(content):
+        raise RunError(f"{path}: the checkpoint's {wrong} is not as train.py writes it")
+    return Checkpoint(**{name: content[name] for name in _WRITTEN}, source=path)
+
+
+def _wrong_field(content: dict[str, Any]) -> str | None:
+    """The first field whose value is not of the form that `Checkpoint` describes."""
+
+    def numbers(value: Any, keys: Collection[str]) -> bool:
+        return (
+            isinstance(value, dict)
+            and set(value) == set(keys)
+            and all(isinstance(v, int) and v >= 0 for v in value.values() if v is not None)
+        )
+
+    trained_on = content["trained_on"]
+    described = {"dataset": str, "split": str, "questions": int, "digest": str, "content": str}
+    right = {
+        "config": isinstance(content["config"], dict),
+        "vocabulary": isinstance(content["vocabulary"], str),
+        "vocabulary_digest": isinstance(content["vocabulary_digest"], str),
+        "sizes": numbers(content["sizes"], ("tokens", "answers", "feature_size", "grid_size")),
+        "position": numbers(content["position"], vars(Position())),
+        "trained_on": isinstance(trained_on, list)
+        and all(
+            isinstance(entry, dict)
+            and all(isinstance(entry.get(name), kind) for name, kind in described.items())
+            for entry in trained_on
+        ),
+        "model": isinstance(content["model"], dict)
+        and all(isinstance(value, torch.Tensor) for value in content["model"].values()),
+        "optimizer": isinstance(content["optimizer"], dict),
+        "window": isinstance(content["window"], list),
+        "metrics_bytes": isinstance(content["metrics_bytes"], int),
+    }
+    return next((name for name, holds in right.items() if not holds), None)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -114,11 +198,17 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The step checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob(_PATTERN), key=lambda path: int(path.stem.split("_")[1]))
+    steps = [
+        (match, path) for path in folder.glob("*.pt") if (match := _PATTERN.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in steps)]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
+    """The newest; the best one where a run was killed before that got its second name."""
     paths = list_checkpoints(folder)
+    if not paths and (folder / BEST).is_file():
+        return folder / BEST
     return paths[-1] if paths else None
 
 
@@ -135,19 +225,33 @@ def find_checkpoint(target: Path, which: str) -> Path:
     return path
 
 
-def mark_best(path: Path) -> None:
-    """Make `path` the folder's best checkpoint: a second name for the same file where possible."""
-    temporary = path.with_name(f".{BEST}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.hardlink_to(path)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, temporary)
-    temporary.replace(path.with_name(BEST))
-    sync_folder(path.parent)
+def store(checkpoint: Checkpoint, folder: Path, best: bool, keep_last: int) -> None:
+    """Make `checkpoint` the newest in `folder`, and its best where it is; keep the newest
+    `keep_last`.
+
+    The best one appears first: a process killed in between goes on before the evaluation and makes
+    the same file again. Raises `TrainingError` as `Checkpoint.save` does.
+    """
+    path = checkpoint_path(folder, checkpoint.position["step"])
+    if best:
+        checkpoint.save(folder / BEST)
+        _add_name(folder / BEST, path)
+    else:
+        checkpoint.save(path)
+    with _writing(folder):
+        for old in list_checkpoints(folder)[:-keep_last]:
+            old.unlink()
 
 
-def prune(folder: Path, keep_last: int) -> None:
-    """Delete all but the newest `keep_last` step checkpoints."""
-    for path in list_checkpoints(folder)[:-keep_last]:
-        path.unlink()
+def _add_name(path: Path, name: Path) -> None:
+    """Give the file at `path` a second name, in place of what is there."""
+    temporary = name.with_name(f".{name.name}.tmp{os.getpid()}")
+    with _writing(name):
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            with path.open("rb") as source:
+                write_atomically(name, lambda file: shutil.copyfileobj(source, file))
+        else:
+            temporary.replace(name)
+            sync(name.parent)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mcan.errors import RunError
+from mcan.errors import RunError, UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,22 @@ class Ranks:
         dist.broadcast_object_list(values)
         return values[0]
 
+    def on_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns on the first process, on all; so is a `UserError` that it raises."""
+        if self.world == 1:
+            return work()
+        outcome: Any = None
+        if self.first:
+            try:
+                outcome = work()
+            except UserError as error:
+                outcome = error
+        outcome = self.share(outcome)
+        if isinstance(outcome, UserError):
+            raise outcome
+        result: T = outcome
+        return result
+
 
 def choose_device(name: str) -> torch.device:
     """`auto`, `cpu` or `cuda` -> the device of this process; `RunError` where there is none."""
@@ -64,10 +82,14 @@ def choose_device(name: str) -> torch.device:
         raise RunError("train.device is cuda, but torch sees no CUDA device; use cpu or auto")
     if name == "cpu" or not available:
         return torch.device("cpu")
-    # Bit-exact resume needs the same sums in the same order.
+    # Resuming to the bit needs the same sums in the same order, as far as kernels offer it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise RunError(f"process {number} of this machine has no GPU of its own; it has {count}")
+    return torch.device("cuda", number)
 
 
 @contextmanager

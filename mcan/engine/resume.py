@@ -10,9 +10,14 @@ from mcan.engine.checkpoint import last_checkpoint
 from mcan.engine.run_folder import RunFolder
 from mcan.errors import RunError
 
-# Keys that change how a run is executed, but not a bit of its result.
+# Keys that change how a run is executed, but not a bit of its result. Data may have moved: what the
+# checkpoint says of it is compared.
 _FREE_KEYS = (
     "runs",
+    "data.prepared",
+    "data.images",
+    "data.grid",
+    "model.question.word_vectors.path",
     "data.workers",
     "data.residency",
     "train.checkpoint_every",
@@ -23,8 +28,8 @@ _FREE_KEYS = (
 def checkpoint_to_resume(run: RunFolder, config: Config, resume: bool) -> Path | None:
     """The checkpoint to go on from; None for a new run, or one stopped before its first checkpoint.
 
-    Raises `RunError` where the run exists but is not to be resumed, or was started with another
-    config.
+    An existing run is locked. Raises `RunError` where it is not to be resumed, was started with
+    another config, or is locked by another process.
     """
     if not run.exists:
         return None
@@ -34,11 +39,14 @@ def checkpoint_to_resume(run: RunFolder, config: Config, resume: bool) -> Path |
         )
     before, now = _flat(load_config(run.config).model_dump()), _flat(config.model_dump())
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and not key.startswith(_FREE_KEYS):
+        if before.get(key) != now.get(key) and key not in _FREE_KEYS:
             raise RunError(
                 f"{run.config}: the run was started with {key} = {before.get(key)!r}, not "
                 f"{now.get(key)!r}; resume with the same config, or choose another name=..."
             )
+    if not run.checkpoints.is_dir():
+        raise RunError(f"{run.checkpoints}: is missing, so there is nothing to resume from")
+    run.lock()
     return last_checkpoint(run.checkpoints)
 
 

@@ -6,6 +6,7 @@ checkpoints past `keep_last`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -21,6 +22,9 @@ import torch
 from mcan import __version__
 from mcan.errors import RunError
 from mcan.files import write_text
+
+# What file systems without locks answer.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class RunFolder:
@@ -40,23 +44,56 @@ class RunFolder:
     def exists(self) -> bool:
         return self.config.exists()
 
-    def start(self, config_text: str) -> None:
-        """Make the folder of a new run, or enter that of an old one, and lock it.
+    def lock(self) -> None:
+        """Hold the run until this process ends, however it ends, and clear what a killed one left.
 
-        Raises `RunError` where the path holds anything else.
+        Raises `RunError` where another process holds it.
         """
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                # Not flock: its locks would live on in the loader's workers after a kill.
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise RunError(f"{self.path}: another process is training this run") from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                warning = "this file system has no locks; do not train this run twice at once"
+                sys.stderr.write(f"warning: {self.path}: {warning}\n")
+            self._lock = descriptor
+            for folder in (self.path, self.checkpoints):
+                for temporary in folder.glob(".*.tmp*"):
+                    temporary.unlink()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def start(self, config_text: str, metrics_bytes: int = 0) -> None:
+        """Make the folder of a new run and lock it, or go on in that of a locked one.
+
+        Raises `RunError` where the path holds anything else, cannot be written, or has less than
+        `metrics_bytes` of metrics.jsonl.
+        """
+        try:
+            if self._lock is None:
+                self._create(config_text)
+            if metrics_bytes > (self.metrics.stat().st_size if self.metrics.exists() else 0):
+                raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
+            self._note_environment()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _create(self, config_text: str) -> None:
         if not self.exists and self.path.exists() and self._foreign():
             raise RunError(
                 f"{self.path}: exists and is not a run folder; choose another name= or runs="
             )
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock_folder()
-            if not self.exists:
-                write_text(self.config, config_text)
-            self._note_environment()
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        if self.exists:
+            raise RunError(f"{self.path}: another process has made this run in the meantime")
+        write_text(self.config, config_text)
 
     def _foreign(self) -> bool:
         """Holds what a run killed while it was being created cannot have left."""
@@ -66,24 +103,17 @@ class RunFolder:
         return any(
             item.name not in own and not item.name.startswith(f".{self.config.name}.tmp")
             for item in self.path.iterdir()
-        )
+        ) or any(self.checkpoints.glob("*"))
 
-    def _lock_folder(self) -> None:
-        """Hold the run until this process ends, however it ends."""
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise RunError(f"{self.path}: another process is training this run") from None
-        self._lock = descriptor
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(f"{self.path}: cannot be written ({error.strerror})")
 
     def _note_environment(self) -> None:
         """Append what this process runs on to environment.json: one entry per start or resume."""
         starts: list[dict[str, Any]] = []
         if self.environment.exists():
             try:
-                starts = json.loads(self.environment.read_text(encoding="utf-8"))["starts"]
+                starts = [*json.loads(self.environment.read_text(encoding="utf-8"))["starts"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{self.environment}: not the JSON that train.py wrote") from error
         starts.append(describe_environment())

@@ -9,10 +9,11 @@ from types import FrameType
 
 
 class StopRequest:
-    """Which signal asked to stop, if any."""
+    """Which signal asked to stop, if any; `training` says whether there is a step to finish."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.training = False
 
     @property
     def exit_status(self) -> int:
@@ -22,12 +23,14 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Record SIGTERM and SIGINT instead of dying; a second SIGINT interrupts at once."""
+    """Record SIGTERM and SIGINT instead of dying; before training, or asked twice, stop at once."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal == signal.SIGINT == number:
+        if number == signal.SIGINT and (request.signal == number or not request.training):
             raise KeyboardInterrupt
+        if not request.training:
+            raise SystemExit(request.exit_status)
         request.signal = number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,27 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mcan.batch import Batch
 from mcan.data.dataset import VQADataset
-from mcan.data.sampler import BatchSampler
-from mcan.engine.checkpoint import (
-    Checkpoint,
-    Position,
-    checkpoint_path,
-    last_checkpoint,
-    mark_best,
-    prune,
-)
+from mcan.engine.checkpoint import Checkpoint, Position, last_checkpoint, store
 from mcan.engine.distributed import Ranks
+from mcan.engine.feed import Feed
 from mcan.engine.losses import LOSSES
 from mcan.engine.optimisation import build_optimizer, build_schedule
 from mcan.engine.run_folder import RunFolder
 from mcan.engine.run_log import RunLog, SilentLog
-from mcan.engine.signals import StopRequest, ignore_in_worker
+from mcan.engine.signals import StopRequest
 from mcan.errors import TrainingError
+from mcan.progress import progress
 
 if TYPE_CHECKING:
     from mcan.config.schema import Config
@@ -71,21 +64,28 @@ class Trainer:
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.model = model.to(ranks.device)
-        self.dataset = dataset
         self.evaluate = evaluate
         self.seed = config.seed
         self.options = config.train
-        self.workers = config.data.workers
         self.template = template
         self.run = run
         self.ranks = ranks
-        self.epoch_steps = self._sampler(0, 0).batches
+        self.feed = Feed(
+            dataset,
+            config.train.batch_size,
+            config.train.accumulation,
+            config.train.drop_last,
+            config.seed,
+            config.data.workers,
+            ranks,
+        )
         self.base_rate = config.optimizer.lr
-        self.schedule = build_schedule(config, len(dataset), self.epoch_steps)
+        self.schedule = build_schedule(config, len(dataset), self.feed.epoch_steps)
         self.loss = LOSSES[config.train.loss]
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self.position = Position()
         self.best: dict[str, float] | None = None
+        self.metrics_bytes = 0
         self.window = torch.zeros(2, dtype=torch.float64, device=ranks.device)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -98,12 +98,13 @@ class Trainer:
                 self.model, device_ids=[ranks.device] if on_gpu else None
             )
         self.log: RunLog | SilentLog = SilentLog()
-        if ranks.first:
-            kept = checkpoint.metrics_bytes if checkpoint else 0
-            self.log = RunLog(run.metrics, run.tensorboard, kept, self.position.step)
 
     def fit(self, stop: StopRequest) -> bool:
         """Train to the end; False where `stop` asked to leave (a checkpoint is written then)."""
+        if self.ranks.first:
+            run, step = self.run, self.position.step
+            self.log = RunLog(run.metrics, run.tensorboard, self.metrics_bytes, step)
+        stop.training = True
         try:
             while self.position.epoch < self.options.epochs:
                 if not (self._train_epoch(stop) and self._finish_epoch(stop)):
@@ -118,13 +119,16 @@ class Trainer:
         position, options = self.position, self.options
         with self._progress() as bar:
             started, seen = time.perf_counter(), 0
-            for pieces in self._updates():
+            for pieces in self.feed.batches(position.epoch, position.batch):
                 rate = self._update(pieces)
                 position.batch += 1
                 position.step += 1
-                seen += self._questions(position.batch - 1)
+                seen += self.feed.questions(position.batch - 1)
                 bar.update()
-                if position.step % options.log_every == 0 or position.batch == self.epoch_steps:
+                if (
+                    position.step % options.log_every == 0
+                    or position.batch == self.feed.epoch_steps
+                ):
                     now = time.perf_counter()
                     self._write_window(bar, rate, seen / (now - started))
                     started, seen = now, 0
@@ -161,20 +165,17 @@ class Trainer:
         torch.manual_seed(_step_seed(self.seed, position.step, ranks.rank))
         self.optimizer.zero_grad()
         # DDP averages gradients over processes; the loss is a sum over the global batch.
-        scale = self.loss.scale(self._questions(position.batch)) * ranks.world
+        scale = self.loss.scale(self.feed.questions(position.batch)) * ranks.world
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
-            if piece.size == 0:
-                if ranks.world == 1 or not last:
-                    continue
+            if piece.size:
+                self.window[0] += self._backward(piece, scale, synchronise=last)
+                self.window[1] += piece.size
+            elif last and ranks.world > 1:
                 # DDP needs a backward pass from every process: one that counts for nothing.
-                piece, factor = self.dataset[[0]], 0.0
-            else:
-                factor = 1.0
-            total = self._backward(piece, scale * factor, synchronise=last) * factor
-            self.window += torch.stack([total, total.new_tensor(float(piece.size) * factor)])
-        if ranks.device.type == "cpu":
-            self._check_finite()
+                self._backward(self.feed.dataset[[0]], 0.0, synchronise=True)
+        if ranks.device.type == "cpu":  # a GPU would have to be waited for
+            self._check_finite(position.step + 1)
         if self.options.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
         self.optimizer.step()
@@ -194,60 +195,23 @@ class Trainer:
             torch.autograd.backward(total * scale)
         return total.detach().double()
 
-    def _updates(self) -> Iterator[list[Batch]]:
-        """This process's pieces of each batch that is left of the epoch."""
-        sampler = self._sampler(self.position.epoch, self.position.batch)
-        loader: DataLoader[Batch] = DataLoader(
-            self.dataset,  # type: ignore[arg-type]  # a map from lists of rows to batches
-            batch_size=None,
-            sampler=sampler,
-            num_workers=self.workers,
-            pin_memory=self.ranks.device.type == "cuda",
-            worker_init_fn=ignore_in_worker,
-        )
-        pieces: list[Batch] = []
-        for piece in loader:
-            pieces.append(piece)
-            if len(pieces) == self.options.accumulation:
-                yield pieces
-                pieces = []
-
-    def _sampler(self, epoch: int, start: int) -> BatchSampler:
-        return BatchSampler(
-            len(self.dataset),
-            self.options.batch_size,
-            self.seed,
-            epoch,
-            drop_last=self.options.drop_last,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-            accumulation=self.options.accumulation,
-            start=start,
-        )
-
-    def _questions(self, batch: int) -> int:
-        """Questions in batch number `batch` of an epoch, over all processes."""
-        size = self.options.batch_size
-        return min(size, len(self.dataset) - batch * size)
-
     def _asked_to_stop(self, stop: StopRequest) -> bool:
         if self.ranks.world > 1 and self.position.step % STOP_CHECK_STEPS:
             return False
         return self.ranks.any(stop.signal is not None)
 
     def _progress(self) -> tqdm[Any]:
-        return tqdm(
-            total=self.epoch_steps,
+        return progress(
+            total=self.feed.epoch_steps,
             initial=self.position.batch,
             desc=f"epoch {self.position.epoch + 1}/{self.options.epochs}",
             unit="step",
-            dynamic_ncols=True,
             disable=not self.ranks.first,
         )
 
     def _write_window(self, bar: tqdm[Any], rate: float, speed: float) -> None:
         """Log the mean loss per question since the last line."""
-        self._check_finite()
+        self._check_finite(self.position.step)
         total, count = self.ranks.sum(self.window.clone()).tolist()
         self.window.zero_()
         loss = total / count
@@ -274,52 +238,51 @@ class Trainer:
         self.best = {"score": score, "step": position.step}
         return True
 
-    def _check_finite(self) -> None:
-        if not math.isfinite(float(self.window[0])):
-            raise TrainingError(self._diverged("the loss"))
+    def _check_finite(self, step: int) -> None:
+        """Raise on all processes where the loss of one is not finite."""
+        if self.ranks.any(not math.isfinite(float(self.window[0]))):
+            raise TrainingError(self._diverged("the loss", step))
 
-    def _diverged(self, what: str) -> str:
+    def _diverged(self, what: str, step: int) -> str:
         kept = last_checkpoint(self.run.checkpoints)
         remedy = f"the last good checkpoint is {kept}" if kept else "no checkpoint was written yet"
         return (
-            f"{what} stopped being a finite number at step {self.position.step + 1} "
+            f"{what} stopped being a finite number at step {step} "
             f"(epoch {self.position.epoch + 1}); {remedy}; try a lower optimizer.lr, a longer "
             "warm-up or train.clip_norm"
         )
 
     def _save(self, best: bool = False) -> None:
         """Write a checkpoint and drop those past `keep_last`; all processes call it."""
-        self._check_finite()
+        self._check_finite(self.position.step)
         windows = self.ranks.gather(self.window.tolist())
-        if windows is None:
-            return
+        self.ranks.on_first(lambda: self._write_checkpoint(windows or [], best))
+
+    def _write_checkpoint(self, windows: list[list[float]], best: bool) -> None:
         state = self.model.state_dict()
         if not all(bool(value.isfinite().all()) for value in state.values()):
-            raise TrainingError(self._diverged("a weight"))
-        path = checkpoint_path(self.run.checkpoints, self.position.step)
-        replace(
+            raise TrainingError(self._diverged("a weight", self.position.step))
+        checkpoint = replace(
             self.template,
             model=state,
             optimizer=self.optimizer.state_dict(),
             position=dict(vars(self.position)),
             window=windows,
             best=self.best,
-            metrics_bytes=self.log.size,
-        ).save(path)
-        if best:
-            mark_best(path)
-        prune(self.run.checkpoints, self.options.keep_last)
+            metrics_bytes=self.log.sync(),
+        )
+        store(checkpoint, self.run.checkpoints, best, self.options.keep_last)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        checkpoint.restore(self.model, self.optimizer)
         self.position = Position(**checkpoint.position)
         self.best = checkpoint.best
-        windows, rank = checkpoint.window, self.ranks.rank
+        self.metrics_bytes = checkpoint.metrics_bytes
+        windows = torch.tensor(checkpoint.window, dtype=torch.float64)
         if len(windows) == self.ranks.world:
-            self.window.copy_(torch.tensor(windows[rank]))
-        elif rank == 0:
-            self.window.copy_(torch.tensor(windows, dtype=torch.float64).sum(0))
+            self.window.copy_(windows[self.ranks.rank])
+        elif self.ranks.first:
+            self.window.copy_(windows.sum(0))
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

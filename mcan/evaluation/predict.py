@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from mcan.batch import Batch
 from mcan.data.dataset import VQADataset
 from mcan.data.sampler import EvaluationSampler
+from mcan.progress import progress
 
 Score = Callable[[Batch], Tensor]
 """A batch of B questions -> probabilities (B, A)."""
@@ -53,20 +53,23 @@ def predict(
     rank: int = 0,
     world: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
+    start_worker: Callable[[int], None] | None = None,
 ) -> Predictions | None:
-    """This process's share of the dataset, every row once over all; None where it stopped early."""
+    """This process's share of the dataset, every row once over all; None where it stopped early.
+
+    `start_worker` is called in each of the `workers` processes with its number.
+    """
     loader: DataLoader[Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]  # a map from lists of rows to batches
         batch_size=None,
         sampler=EvaluationSampler(len(dataset), batch_size, rank, world),
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        worker_init_fn=start_worker,
     )
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
-        for batch in tqdm(
-            loader, "evaluating", unit="batch", leave=False, dynamic_ncols=True, disable=rank > 0
-        ):
+        for batch in progress(loader, "evaluating", unit="batch", leave=False, disable=rank > 0):
             if should_stop():
                 return None
             batch = batch.to(device, non_blocking=True)

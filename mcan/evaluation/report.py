@@ -16,6 +16,9 @@ from mcan.evaluation.metrics import Metric, accuracies, summarise, upper_bound
 from mcan.evaluation.predict import Predictions
 from mcan.files import write_text
 
+PREDICTIONS = "predictions.json"
+METRICS = "metrics.json"
+
 
 class Scorer:
     """Scores predictions for one dataset; the human answers are read once.
@@ -70,34 +73,32 @@ def predictions_json(
     return entries
 
 
+def refuse_existing(folder: Path) -> None:
+    """Raise `RunError` where `folder` already holds what `write_report` writes."""
+    for name in (PREDICTIONS, METRICS):
+        if (folder / name).exists():
+            raise RunError(f"{folder / name}: exists; choose another --output")
+
+
 def write_report(
     folder: Path,
     entries: list[dict[str, Any]],
     metrics: dict[str, Any] | None,
-    overwrite: bool,
 ) -> None:
-    """Write predictions.json and metrics.json; `RunError` where they exist and must stay."""
-    contents = {"predictions.json": entries, "metrics.json": metrics}
+    """Write predictions.json and, where there are scores, metrics.json."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in contents:
-            if not overwrite and (folder / name).exists():
-                raise RunError(f"{folder / name}: exists; choose another --output")
-        for name, content in contents.items():
-            if content is not None:
-                text = json.dumps(content, indent=None if name == "predictions.json" else 2)
-                write_text(folder / name, text + "\n")
+        write_text(folder / PREDICTIONS, json.dumps(entries) + "\n")
+        if metrics is not None:
+            write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
-def table(dataset: VQADataset, metrics: dict[str, Any]) -> str:
+def table(metrics: dict[str, Any], answer_types: Types, question_types: Types) -> str:
     """The accuracies as a text table: overall, per answer type, per question type."""
     rows = [("overall", metrics["n"], metrics["overall"])]
-    for kind, types in (
-        ("answer", dataset.answer_types),
-        ("question", dataset.question_types),
-    ):
+    for kind, types in (("answer", answer_types), ("question", question_types)):
         counts = _counts(types)
         rows += [
             (f"{kind} type: {name or '(none)'}", counts[name], value)

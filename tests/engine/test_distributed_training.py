@@ -1,0 +1,198 @@
+"""Two Gloo processes against one: the same updates, the same scores, the same errors everywhere."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Any
+
+import pytest
+import torch
+from runs import (
+    ROOT,
+    Lab,
+    assert_same,
+    at_call,
+    contents,
+    die,
+    load,
+    make_lab,
+    metrics_of,
+    outcome,
+    program,
+    send,
+)
+from test_interruptions import no_file_above, poison, steps
+
+from mcan.engine.distributed import Ranks
+from mcan.engine.trainer import STOP_CHECK_STEPS, Trainer
+
+FULL = ["train.accumulation=2", "train.loss=cross_entropy", "train.clip_norm=0.5"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """41 questions: the last batch of an epoch is one question, fewer than there are pieces."""
+    changes = {"model": {"dropout": 0.0}, "optimizer": {"eps": 1e-4, "lr": 0.003}}
+    return make_lab(tmp_path_factory.mktemp("lab"), changes, questions=41)
+
+
+def train_on_two(lab: Lab, name: str, *args: str, **options: Any) -> None:
+    for result in lab.train_over_ranks(2, name, *args, **options):
+        assert result.status == 0, result.err
+
+
+def assert_close(lab: Lab, one: str, other: str) -> None:
+    lines, others = metrics_of(lab.run(one)), metrics_of(lab.run(other))
+    assert len(lines) == len(others)
+    for a, b in zip(lines, others, strict=True):
+        loss, expected = a.pop("loss", 0.0), b.pop("loss", 0.0)
+        assert loss == pytest.approx(expected, rel=1e-4)
+        assert a == b  # the metrics too: every question counted once
+    states = [load(lab.run(name) / "checkpoints" / "step_00000018.pt") for name in (one, other)]
+    for name, weight in states[0]["model"].items():
+        torch.testing.assert_close(weight, states[1]["model"][name], atol=2e-4, rtol=1e-3)
+
+
+def test_two_processes_train_as_one(lab):
+    assert lab.train("one", *FULL).status == 0
+    train_on_two(lab, "two", *FULL)
+    assert_close(lab, "one", "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["bce_sum", "bce_mean"])
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_train_as_one(lab, loss, world):
+    assert lab.train(f"{loss}_1_{world}", f"train.loss={loss}").status == 0
+    for result in lab.train_over_ranks(world, f"{loss}_{world}", f"train.loss={loss}"):
+        assert result.status == 0, result.err
+    assert_close(lab, f"{loss}_1_{world}", f"{loss}_{world}")
+
+
+def test_killed_and_resumed(lab):
+    dropout = ["model.dropout=0.3", *FULL]
+    train_on_two(lab, "straight", *dropout)
+    kill = at_call(Trainer, "_update", 9, die)
+    assert [r.status for r in lab.train_over_ranks(2, "killed", *dropout, patch=kill)] == [-9, -9]
+    train_on_two(lab, "killed", *dropout, "--resume")
+    assert_same(outcome(lab.run("killed")), outcome(lab.run("straight")))
+
+
+@pytest.mark.slow
+def test_resumed_with_fewer_processes(lab):
+    """Without dropout, that is the same training but for rounding; nothing is counted twice."""
+    kill = at_call(Trainer, "_update", 9, die)
+    assert [r.status for r in lab.train_over_ranks(2, "fewer", *FULL, patch=kill)] == [-9, -9]
+    assert lab.resume("fewer", *FULL).status == 0
+    assert lab.train("one_again", *FULL).status == 0
+    assert_close(lab, "fewer", "one_again")
+
+
+def only(rank: int, patch: Any) -> Any:
+    """The patch in one of the processes."""
+
+    def chosen() -> None:
+        import os
+
+        if os.environ["RANK"] == str(rank):
+            patch()
+
+    return chosen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_one_process_stops_all(lab, number):
+    name = f"signal_{number}"
+    stop = only(1, at_call(Trainer, "_update", 3, send(number)))
+    results = lab.train_over_ranks(2, name, patch=stop)
+    assert [r.status for r in results] == [0, 130 if number == signal.SIGINT else 0]
+    assert steps(lab, name) == [STOP_CHECK_STEPS]
+    assert "stopped; continue with" in results[0].err
+    assert results[1].err == ""
+    train_on_two(lab, name, "--resume")
+    train_on_two(lab, f"straight_{number}")
+    assert_same(outcome(lab.run(name)), outcome(lab.run(f"straight_{number}")))
+
+
+def test_mistakes_end_all_processes_alike(lab):
+    """Even those that only the first process sees."""
+    assert lab.train("there", "train.epochs=1").status == 0
+    before = contents(lab.run("there"))
+    for result in lab.train_over_ranks(2, "there"):
+        assert result.status == 2
+        assert result.err.startswith("error: runs/there: this run exists; continue it with --res")
+        assert result.err.count("\n") == 1
+    assert contents(lab.run("there")) == before
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_loss_not_finite_in_one_process(lab, rank):
+    name = f"poisoned_{rank}"
+    for result in lab.train_over_ranks(2, name, patch=only(rank, poison(9, "loss"))):
+        assert result.status == 1
+        assert "loss stopped being a finite number at step 9" in result.err.splitlines()[-1]
+        assert "Traceback" not in result.err
+    assert steps(lab, name) == [6]
+
+
+def test_disk_full(lab):
+    full = only(0, at_call(Trainer, "_update", 9, lambda: no_file_above(20_000)))
+    for result in lab.train_over_ranks(2, "full", patch=full):
+        assert result.status == 1
+        assert "step_00000010.pt: the checkpoint could not" in result.err.splitlines()[-1]
+        assert "Traceback" not in result.err
+    assert steps(lab, "full") == [6]
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_evaluation_over_processes(lab, world):
+    """Ten questions in three parts; each is predicted once, in the dataset's order."""
+    if not lab.run("scored").exists():
+        assert lab.train("scored").status == 0
+        assert lab.eval("runs/scored", "--top").status == 0
+    files = lab.run("scored") / "predictions" / "val_step_00000018"
+    one = {path.name: json.loads(path.read_text()) for path in files.iterdir()}
+    output = f"over_{world}"
+    for result in lab.train_over_ranks(
+        world, "runs/scored", "--top", "--output", output, script="eval"
+    ):
+        assert result.status == 0, result.err
+    entries = json.loads((lab.folder / output / "predictions.json").read_text())
+    assert json.loads((lab.folder / output / "metrics.json").read_text()) == one["metrics.json"]
+    for entry, expected in zip(entries, one["predictions.json"], strict=True):
+        assert entry["question_id"] == expected["question_id"]
+        assert entry["answer"] == expected["answer"]
+        found, there = (
+            {x["answer"]: x["probability"] for x in e["top"]} for e in (entry, expected)
+        )
+        assert found == pytest.approx(there, rel=1e-5)
+
+
+def test_one_process_alone():
+    ranks = Ranks(torch.device("cpu"))
+    assert ranks.first
+    assert ranks.gather("x") == ["x"]
+    assert ranks.share("x") == "x"
+    assert ranks.on_first(lambda: 7) == 7
+    assert (ranks.any(True), ranks.any(False)) == (True, False)
+    assert ranks.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.slow
+def test_torchrun(lab):
+    """As a user starts it, with as many questions as processes in the last batch."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    train = [*launcher, str(ROOT / "train.py"), lab.config, "name=torchrun", *FULL]
+    result = program(*train, cwd=lab.folder)
+    assert result.status == 0, result.err
+    assert lab.train("single", *FULL).status == 0
+    assert_close(lab, "single", "torchrun")
+    again = program(*train, cwd=lab.folder)
+    assert again.status != 0
+    assert "runs/torchrun: this run exists" in again.err
+    evaluate = [*launcher, str(ROOT / "eval.py"), "runs/torchrun"]
+    result = program(*evaluate, cwd=lab.folder)
+    assert result.status == 0, result.err

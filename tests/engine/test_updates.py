@@ -1,0 +1,153 @@
+"""One update: parameter groups, clipping, and pieces of a batch against the whole batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from runs import Lab, make_lab
+from torch import Tensor, nn
+
+from mcan.config import Config, OptimizerConfig, load_config
+from mcan.data.dataset import VQADataset
+from mcan.data.prepared import Prepared
+from mcan.engine.distributed import Ranks
+from mcan.engine.losses import LOSSES
+from mcan.engine.optimisation import build_optimizer
+from mcan.engine.run_folder import RunFolder
+from mcan.engine.trainer import Trainer
+from mcan.nn.mcan import build_model
+from mcan.wiring import describe_run, model_sizes, open_dataset, open_stores
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    changes = {"model": {"dropout": 0.0}, "optimizer": {"eps": 1e-3}}
+    return make_lab(tmp_path_factory.mktemp("lab"), changes)
+
+
+def make_trainer(lab: Lab, *overrides: str) -> tuple[Trainer, VQADataset, Config]:
+    here = [f"data.prepared={lab.folder}/prepared", f"data.images=[{lab.folder}/images.h5]"]
+    config = load_config(lab.folder / lab.config, [*here, *overrides])
+    prepared = Prepared.open(config.data.prepared)
+    dataset = open_dataset(config, prepared, ["train"], open_stores(config, CPU))
+    sizes = model_sizes(prepared.vocabulary, dataset)
+    torch.manual_seed(0)
+    model = build_model(config.model, sizes)
+    template = describe_run(config, prepared, dataset, sizes)
+    run = RunFolder(Path("none"))
+    return Trainer(model, dataset, None, config, template, run, Ranks(CPU)), dataset, config
+
+
+def update(trainer: Trainer) -> dict[str, tuple[Tensor, Tensor]]:
+    """Gradients and weights after the first update."""
+    trainer._update(next(trainer.feed.batches(0, 0)))
+    named = trainer.model.named_parameters()
+    return {name: (p.grad.clone(), p.detach().clone()) for name, p in named if p.grad is not None}
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 5, 8])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_accumulation_is_the_update_of_the_whole_batch(lab, loss, pieces):
+    whole = update(make_trainer(lab, f"train.loss={loss}")[0])
+    parts = update(make_trainer(lab, f"train.loss={loss}", f"train.accumulation={pieces}")[0])
+    assert whole.keys() == parts.keys()
+    scale = max(float(gradient.abs().max()) for gradient, _ in whole.values())
+    for name, (gradient, weight) in whole.items():
+        torch.testing.assert_close(parts[name][0], gradient, atol=1e-6 * scale, rtol=1e-4)
+        torch.testing.assert_close(parts[name][1], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_update_is_that_of_torchs_loss_and_optimiser(lab):
+    trainer, dataset, config = make_trainer(lab, "train.loss=bce_mean", "train.accumulation=3")
+    twin, _, _ = make_trainer(lab)
+    rows = torch.cat([piece.index for piece in next(trainer.feed.batches(0, 0))]).tolist()
+    assert len(rows) == len(set(rows)) == 8
+    batch = dataset[rows]
+    logits = twin.model(batch.question, batch.image)
+    dense = torch.zeros_like(logits)
+    for row, number in enumerate(rows):
+        for answer, score in zip(
+            dataset.splits[0].target_answers.take(np.array([number]))[0],
+            dataset.splits[0].target_scores.take(np.array([number]))[0],
+            strict=True,
+        ):
+            dense[row, answer] = float(score)
+    F.binary_cross_entropy_with_logits(logits, dense).backward()
+    rate = config.optimizer.lr / 2  # one warm-up epoch runs at half
+    torch.optim.Adam(twin.model.parameters(), rate, config.optimizer.betas, 1e-3).step()
+    update(trainer)
+    ours, theirs = trainer.model.state_dict(), twin.model.state_dict()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], atol=1e-6, rtol=1e-5)
+
+
+def test_loss_in_the_log_is_the_mean_per_question(lab):
+    trainer, dataset, _ = make_trainer(lab, "train.accumulation=3")
+    pieces = next(trainer.feed.batches(0, 0))
+    model = make_trainer(lab)[0].model.requires_grad_(False)
+    expected = 0.0
+    for row in torch.cat([piece.index for piece in pieces]).tolist():
+        one = dataset[[row]]
+        logits = model(one.question, one.image)
+        dense = one.targets.dense(1, logits.shape[1])
+        expected += float(F.binary_cross_entropy_with_logits(logits, dense, reduction="sum"))
+    trainer._update(pieces)
+    total, count = trainer.window.tolist()
+    assert count == 8
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1e-3, 0.5])
+def test_clipping(lab, limit):
+    free = update(make_trainer(lab)[0])
+    clipped = update(make_trainer(lab, f"train.clip_norm={limit}")[0])
+    norm = torch.cat([gradient.flatten() for gradient, _ in free.values()]).norm()
+    assert norm > limit
+    for name, (gradient, _) in free.items():
+        torch.testing.assert_close(clipped[name][0], gradient * limit / norm, rtol=1e-4, atol=1e-7)
+
+
+def test_clipping_leaves_small_gradients(lab):
+    free, clipped = (update(make_trainer(lab, *more)[0]) for more in ([], ["train.clip_norm=1e6"]))
+    assert all(torch.equal(free[name][0], clipped[name][0]) for name in free)
+
+
+def optimizer(**options: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 2))
+    model[0].weight.requires_grad_(False)
+    return model, build_optimizer(model, OptimizerConfig.model_validate(options))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_groups(name, kind):
+    model, built = optimizer(name=name, weight_decay=0.1, lr=0.5, betas=[0.5, 0.6], eps=1e-5)
+    assert type(built) is kind
+    matrices, vectors = built.param_groups
+    assert {id(p) for p in matrices["params"]} == {id(model[1].weight), id(model[3].weight)}
+    others = [model[1].bias, model[2].weight, model[2].bias, model[3].bias]
+    assert {id(p) for p in vectors["params"]} == {id(p) for p in others}
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    for group in built.param_groups:
+        assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0.5, 0.6), 1e-5)
+        assert group["fused"] is True
+
+
+def test_decay_moves_matrices_only():
+    model, built = optimizer(name="adamw", weight_decay=0.5, lr=0.1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.fill_(1.0)
+            parameter.grad = torch.zeros_like(parameter)
+    built.step()
+    assert torch.allclose(model[1].weight, torch.tensor(0.95))
+    assert bool((model[1].bias == 1).all())
+    assert bool((model[2].weight == 1).all())

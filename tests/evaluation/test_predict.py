@@ -1,0 +1,92 @@
+"""Predictions: every row once over all processes, best answers first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mcan.batch import Batch
+from mcan.data.dataset import VQADataset
+from mcan.data.prepared import Prepared
+from mcan.data.store import open_store
+from mcan.data.synthetic import make_synthetic
+from mcan.evaluation.predict import Predictions, predict
+
+CPU = torch.device("cpu")
+QUESTIONS, ANSWERS = 23, 5
+TABLE = torch.rand(QUESTIONS, ANSWERS, generator=torch.Generator().manual_seed(0))
+
+
+def score(batch: Batch) -> Tensor:
+    """A table instead of a model: row i is the scores of question i."""
+    return TABLE[batch.index]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> VQADataset:
+    folder = tmp_path_factory.mktemp("data")
+    paths = make_synthetic(folder, questions=QUESTIONS, images=4, answers=ANSWERS)
+    return VQADataset([Prepared.open(paths.prepared).split("train")], [open_store(paths.images)])
+
+
+def check(predictions: Predictions | None, top: int) -> None:
+    assert predictions is not None
+    order = np.argsort(-TABLE.numpy(), axis=1)[:, :top]
+    np.testing.assert_array_equal(predictions.rows, np.arange(QUESTIONS))
+    np.testing.assert_array_equal(predictions.answers, order)
+    expected = np.take_along_axis(TABLE.numpy(), order, axis=1)
+    np.testing.assert_array_equal(predictions.probabilities, expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 23, 100])
+@pytest.mark.parametrize("top", [1, 3, ANSWERS])
+def test_against_numpy(dataset, batch_size, top):
+    check(predict(score, dataset, batch_size, CPU, top), top)
+
+
+def test_workers(dataset):
+    check(predict(score, dataset, 4, CPU, 2, workers=2), 2)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 22, 23, 24, 40])
+def test_parts_are_the_whole(dataset, world):
+    parts = [predict(score, dataset, 4, CPU, 2, rank=r, world=world) for r in range(world)]
+    found = [part for part in parts if part is not None]
+    assert len(found) == world
+    sizes = [len(part.rows) for part in found]
+    assert sum(sizes) == QUESTIONS
+    assert max(sizes) - min(sizes) <= 1
+    check(Predictions.merge(found), 2)
+    check(Predictions.merge(found[::-1]), 2)
+
+
+def test_empty_part_has_the_shape_of_others(dataset):
+    part = predict(score, dataset, 4, CPU, 3, rank=0, world=24)
+    assert part is not None
+    assert part.rows.shape == (0,)
+    assert part.answers.shape == part.probabilities.shape == (0, 3)
+
+
+def test_stop(dataset):
+    asked = iter([False, False, True])
+    seen: list[int] = []
+
+    def counted(batch: Batch) -> Tensor:
+        seen.extend(batch.index.tolist())
+        return score(batch)
+
+    assert predict(counted, dataset, 4, CPU, should_stop=lambda: next(asked)) is None
+    assert seen == list(range(8))
+
+
+def test_no_gradient_and_half_precision(dataset):
+    def half(batch: Batch) -> Tensor:
+        assert torch.is_inference_mode_enabled()
+        return score(batch).bfloat16()
+
+    predictions = predict(half, dataset, 8, CPU)
+    assert predictions is not None
+    assert predictions.probabilities.dtype == np.float32
+    assert predictions.answers.dtype == np.int64

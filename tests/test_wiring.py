@@ -1,0 +1,156 @@
+"""How entry points wire config, data and network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import Lab, make_lab
+
+from mcan.config import Config, load_config
+from mcan.data.prepared import Prepared
+from mcan.engine.checkpoint import Checkpoint
+from mcan.errors import ConfigError, DataError, RunError
+from mcan.nn.mcan import ModelSizes, build_model
+from mcan.prediction import belief
+from mcan.wiring import (
+    check_fits,
+    choose_metric,
+    describe_run,
+    model_sizes,
+    open_dataset,
+    open_stores,
+    restore_model,
+    word_vectors,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return make_lab(tmp_path_factory.mktemp("lab"), grid=True, boxes=True)
+
+
+def config_of(lab: Lab, *overrides: str) -> Config:
+    here = [f"data.prepared={lab.folder}/prepared", f"data.images=[{lab.folder}/images.h5]"]
+    return load_config(lab.folder / lab.config, [*here, *overrides])
+
+
+def dataset_of(config: Config, *splits: str) -> Any:
+    prepared = Prepared.open(config.data.prepared)
+    return open_dataset(config, prepared, splits or ("train",), open_stores(config, CPU))
+
+
+def test_sizes_follow_the_data(lab):
+    config = config_of(lab)
+    vocabulary = Prepared.open(config.data.prepared).vocabulary
+    sizes = model_sizes(vocabulary, dataset_of(config))
+    assert sizes == ModelSizes(2 + 12 + 5, 5, 6, None)
+    config = config_of(lab, f"data.grid=[{lab.folder}/grid.h5]")
+    assert model_sizes(vocabulary, dataset_of(config)).grid_size == 6
+
+
+def test_splits_follow_each_other(lab):
+    dataset = dataset_of(config_of(lab, "data.max_tokens=2"), "val", "train")
+    assert len(dataset) == 11 + 44
+    assert [split.name for split in dataset.splits] == ["val", "train"]
+    assert int(dataset[range(55)].question.layout.lengths.max()) == 2
+
+
+@pytest.mark.parametrize("residency", ["disk", "memory", "device"])
+def test_residency_changes_no_bit(lab, residency):
+    plain = dataset_of(config_of(lab))[[3, 1, 2]]
+    held = dataset_of(config_of(lab, f"data.residency={residency}"))[[3, 1, 2]]
+    assert torch.equal(plain.image.regions.values, held.image.regions.values)
+    assert torch.equal(plain.image.boxes, held.image.boxes)
+
+
+def test_position_encoding_needs_cells_somewhere(lab):
+    config = config_of(lab, "model.image.position_encoding=true")
+    with pytest.raises(ConfigError, match=r"no store of data.images or data.grid has grid shapes"):
+        check_fits(config, dataset_of(config))
+    config = config_of(
+        lab, "model.image.position_encoding=true", f"data.grid=[{lab.folder}/grid.h5]"
+    )
+    check_fits(config, dataset_of(config))
+
+
+def test_device_residency_excludes_workers(lab):
+    config = config_of(lab, "data.residency=device", "data.workers=1")
+    with pytest.raises(ConfigError, match=r"so data.workers must be 0"):
+        open_stores(config, CPU)
+
+
+def test_metric(lab, tmp_path):
+    prepared = Prepared.open(lab.data.prepared)
+    assert choose_metric(config_of(lab), prepared) == "vqa"
+    assert choose_metric(config_of(lab, "evaluation.metric=exact"), prepared) == "exact"
+    unknown = Prepared(prepared.folder, prepared.vocabulary, {**prepared.meta, "metric": "cider"})
+    with pytest.raises(DataError, match=r"meta.json: metric is 'cider', expected one of exact, vq"):
+        choose_metric(config_of(lab), unknown)
+
+
+def test_word_vectors(lab, tmp_path):
+    vocabulary = Prepared.open(lab.data.prepared).vocabulary
+    assert word_vectors(config_of(lab), vocabulary) == (None, None)
+    path = tmp_path / "vectors.txt"
+    path.write_text("word1 1 2 3 4 5 6\nelse 0 0 0 0 0 1\nplus0 6 5 4 3 2 1\n")
+    option = f"model.question.word_vectors={{path: {path}}}"
+    matrix, coverage = word_vectors(config_of(lab, option), vocabulary)
+    assert matrix is not None
+    assert matrix.shape == (19, 6)
+    found = {vocabulary.tokens[row]: matrix[row].tolist() for row in matrix.any(1).nonzero()[:, 0]}
+    assert found == {"word1": [1, 2, 3, 4, 5, 6], "plus0": [6, 5, 4, 3, 2, 1]}
+    assert coverage is not None
+    assert coverage.startswith(f"{path}: ")
+    with pytest.raises(ConfigError, match=r"embedding_size is 7, but the vectors of .* have 6 dim"):
+        word_vectors(config_of(lab, option, "model.question.embedding_size=7"), vocabulary)
+
+
+def checkpoint_of(config: Config) -> Checkpoint:
+    prepared, dataset = Prepared.open(config.data.prepared), dataset_of(config)
+    sizes = model_sizes(prepared.vocabulary, dataset)
+    checkpoint = describe_run(config, prepared, dataset, sizes)
+    checkpoint.model = build_model(config.model, sizes).state_dict()
+    checkpoint.source = Path("there.pt")
+    return checkpoint
+
+
+def test_a_checkpoint_describes_its_run(lab):
+    config = config_of(lab)
+    checkpoint, prepared = checkpoint_of(config), Prepared.open(lab.data.prepared)
+    assert checkpoint.config == config.model_dump(mode="json")
+    assert checkpoint.vocabulary_digest == prepared.vocabulary.digest
+    split, (trained,) = prepared.split("train"), checkpoint.trained_on
+    assert (trained["dataset"], trained["split"], trained["questions"]) == (
+        "synthetic",
+        "train",
+        44,
+    )
+    assert (trained["digest"], trained["content"]) == (split.digest, split.content_digest)
+    model = restore_model(checkpoint, config, dataset_of(config))
+    assert not model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, checkpoint.model[name])
+    with pytest.raises(RunError, match=r"there.pt: does not fit the network .* \(and \d+ more\)"):
+        restore_model(checkpoint, config_of(lab, "model.hidden_size=16"), dataset_of(config))
+    checkpoint.sizes["feature_size"] = 7
+    with pytest.raises(RunError, match=r"there.pt: takes image features of width 7 .* are 6 and "):
+        restore_model(checkpoint, config, dataset_of(config))
+
+
+@pytest.mark.parametrize("loss", ["bce_sum", "cross_entropy"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_belief(lab, loss, precision):
+    config = config_of(lab, f"train.loss={loss}", f"evaluation.precision={precision}")
+    dataset = dataset_of(config)
+    model, batch = restore_model(checkpoint_of(config), config, dataset), dataset[[0, 1, 2]]
+    with torch.no_grad():
+        found = belief([model], config, CPU)(batch)
+        logits = model(batch.question, batch.image)
+    expected = logits.softmax(1) if loss == "cross_entropy" else 1 / (1 + (-logits).exp())
+    tolerance = 1e-6 if precision == "float32" else 0.02
+    torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
