@@ -161,7 +161,7 @@ class OptimizerConfig(Section):
     eps: PositiveFloat = 1e-9
     """Added to the root of the second moment."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """Weight decay."""
+    """L2 penalty (adam) or decoupled decay (adamw); biases and norms are left out."""
 
 
 class PlateauSchedule(Section):
