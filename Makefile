@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RAW := data/easy_vqa/raw
 PREPARED := data/easy_vqa/prepared
+PARALLEL := -q -n auto --maxprocesses 8
 .DELETE_ON_ERROR:
 .PHONY: help setup setup-dev quickstart test test-slow check format docs clean
 
@@ -39,17 +40,17 @@ quickstart: setup $(PREPARED)/meta.json
 	$(BIN)/python eval.py runs/easy_vqa_quickstart
 
 test: setup-dev
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-slow: setup-dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/document_config.py --check
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 format: setup-dev
 	$(BIN)/ruff format .

@@ -222,7 +222,9 @@ RESUMED: dict[str, tuple[Damage, list[str], str]] = {
     "no_optimiser": (changed(optimizer={}), [], r"holds no state of the optimiser"),
     "other_vocabulary": (changed(vocabulary_digest="0"), [], r"runs_\w+/small: the vocabulary of"),
     "other_questions": (changed(trained_on=[]), [], r"the training data has changed since the run"),
-    "other_sizes": (changed(sizes={"tokens": 1}), [], r"the training data has changed since the"),
+    "no_sizes": (changed(sizes={}), [], r"the checkpoint's sizes is not as train.py writes it"),
+    "no_position": (changed(position={}), [], r"the checkpoint's position is not as"),
+    "odd_model": (changed(model={"a": 1}), [], r"the checkpoint's model is not as"),
 }
 
 

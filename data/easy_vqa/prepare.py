@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import re
 import zipfile
@@ -16,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torchvision.io import ImageReadMode, decode_image
+from PIL import Image
 
 from mcan.data.prepared_writer import Example, write_prepared
 from mcan.data.store_writer import PixelStoreWriter
@@ -166,12 +166,16 @@ def _write_images(
         for image_id in progress(image_ids, desc="images", unit=" images", delay=1):
             split, number = image_id.split("/")
             name = f"easy_vqa/data/{split}/images/{number}.png"
-            content = np.frombuffer(bytearray(_read(wheel, path, name)), np.uint8)
             try:
-                pixels = decode_image(torch.from_numpy(content), ImageReadMode.RGB)
-            except RuntimeError as error:
+                with Image.open(io.BytesIO(_read(wheel, path, name))) as picture:
+                    pixels = np.asarray(picture.convert("RGB"))
+            except (
+                OSError,
+                SyntaxError,
+                ValueError,
+            ) as error:  # what Pillow raises for broken files
                 raise DataError(f"{path}: {name} is not a readable PNG image") from error
-            writer.add(image_id, pixels.numpy())
+            writer.add(image_id, pixels.transpose(2, 0, 1))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ def test_counts(tmp_path: Path) -> None:
     )
     assert (report.questions, report.images) == (10, 2)
     assert report.without_target == 1
-    assert report.without_target_share == pytest.approx(0.1)
     assert report.words == 8 * 3 + 5 + 3
     assert report.unknown_words == 8
     assert report.unknown_word_share == pytest.approx(8 / 32)
