@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ METRICS = "metrics.json"
 
 
 class Scorer:
-    """Scores predictions for one dataset; the human answers are read once.
+    """Scores predictions for one dataset; the human answers are read once, when first needed.
 
     `vocabulary_answers` (A,) are the answers that predictions index.
     """
@@ -32,12 +33,16 @@ class Scorer:
         self._dataset = dataset
         self._metric = metric
         self._vocabulary = vocabulary_answers
-        self._human_answers = dataset.human_answers(range(len(dataset)))
 
     @property
     def possible(self) -> bool:
         """Every question has a human answer; a test split's may be held back."""
-        return all(self._human_answers)
+        offsets = (split.human_answers.codes.offsets for split in self._dataset.splits)
+        return all(bool((np.diff(each) > 0).all()) for each in offsets)
+
+    @cached_property
+    def _human_answers(self) -> list[list[str]]:
+        return self._dataset.human_answers(range(len(self._dataset)))
 
     def metrics(self, predictions: Predictions) -> dict[str, Any]:
         """Accuracies in percent: n, overall, per_answer_type, per_question_type."""
