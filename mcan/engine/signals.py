@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,7 +31,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
         if number == signal.SIGINT and (request.signal == number or not request.training):
             raise KeyboardInterrupt
         if not request.training:
-            raise SystemExit(request.exit_status)
+            sys.stderr.write("stopped before training began\n")
+            raise SystemExit(0)
         request.signal = number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -72,9 +72,8 @@ def test_signal_in_a_step(lab, expected, number, status, step):
     [
         at_call(mcan.prediction, "predict", 2, send(signal.SIGTERM)),
         at_call(Trainer, "_write_checkpoint", 3, send(signal.SIGTERM)),
-        pytest.param(at_call(Trainer, "fit", 1, send(signal.SIGTERM)), marks=SLOW),
     ],
-    ids=["in_an_evaluation", "in_a_checkpoint", "before_the_first_step"],
+    ids=["in_an_evaluation", "in_a_checkpoint"],
 )
 def test_signal_elsewhere(lab, expected, patch, request):
     name = request.node.callspec.id
@@ -83,6 +82,21 @@ def test_signal_elsewhere(lab, expected, patch, request):
     assert "stopped; continue with" in result.err
     assert lab.resume(name).status == 0
     assert_same(outcome(lab.run(name)), expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGTERM, 0, "stopped before training began\n"), (signal.SIGINT, 130, "interrupted\n")],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_signal_before_training_ends_at_once(lab, number, status, said):
+    """Reading large files must not hold up who wants to stop."""
+    name = f"early_{status}"
+    result = lab.train(name, patch=at_call(Trainer, "fit", 1, send(number)))
+    assert result.status == status, result.err
+    assert result.err.endswith(said)
+    assert "Traceback" not in result.err
+    assert not list(lab.run(name).glob("checkpoints/*"))
 
 
 @pytest.mark.parametrize(
