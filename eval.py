@@ -89,6 +89,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args = parse()
+    if args.questions is not None and args.submission is None:
+        raise RunError("--questions says what --submission holds; give both")
     overrides = [text for text in args.arguments if _OVERRIDE.match(text)]
     targets = [text for text in args.arguments if not _OVERRIDE.match(text)]
     if not targets:
@@ -160,6 +162,12 @@ def evaluate(
         for member, its in zip(members, configs, strict=True)
     ]
     answers = vocabulary.answers
+    ids = dataset.question_ids(range(len(dataset)))
+    asked, where = ids, f"the split {split}"
+    if wanted is not None:
+        asked, where = [question.question_id for question in wanted], str(args.questions)
+    if args.submission is not None:  # before the work, with empty answers
+        submission([{"question_id": i, "answer": ""} for i in ids], asked, where)
     predictions = predict_over_ranks(
         belief(models, config, job.device, args.average),
         dataset,
@@ -178,11 +186,7 @@ def evaluate(
     metric = choose_metric(config, prepared)
     report(predictions, dataset, answers, metric, record, args)
     if args.submission is not None:
-        ids = dataset.question_ids(predictions.rows.tolist())
-        if wanted is not None:
-            ids = [question.question_id for question in wanted]
-        where = str(args.questions or f"the split {split}")
-        entries = submission(predictions_json(dataset, predictions, answers), ids, where)
+        entries = submission(predictions_json(dataset, predictions, answers), asked, where)
         save_text(args.submission, json.dumps(entries) + "\n")
         print(f"written: {args.submission} ({len(entries):,} answers)")
 

@@ -42,7 +42,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="change a key, e.g. optimizer.lr=3e-4"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="change a key, e.g. optimizer.lr=3e-4",
     )
     parser.add_argument(
         "--resume",

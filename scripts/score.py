@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mcan.data.prepared import Prepared
 from mcan.data.split import Types
 from mcan.data.vqa_layout import read_annotations, read_questions
 from mcan.errors import DataError, RunError, command
@@ -32,6 +33,12 @@ def parse() -> argparse.Namespace:
         "--questions", type=Path, help="score these questions only; all must be annotated"
     )
     parser.add_argument(
+        "--split",
+        nargs=2,
+        metavar=("PREPARED", "SPLIT"),
+        help="score the questions of this split of a prepared folder only, a carved one say",
+    )
+    parser.add_argument(
         "--metric",
         choices=METRICS,
         default="vqa",
@@ -49,12 +56,17 @@ def main() -> int:
     args = parse()
     if args.output and args.output.exists():
         raise RunError(f"{args.output}: exists; choose another --output")
+    known = Vocabulary.read(args.vocabulary).answers if args.vocabulary else None
     annotations = read_annotations(args.annotations)
     ids, where = list(annotations), str(args.annotations)
     if args.questions:
         ids, where = [q.question_id for q in read_questions(args.questions)], str(args.questions)
-        if unknown := [i for i in ids if i not in annotations]:
-            raise DataError(f"{args.annotations}: {name_ids(unknown)} of {where} not annotated")
+    elif args.split:
+        folder, name = args.split
+        ids = Prepared.open(folder).split(name).question_ids.tolist()
+        where = f"split {name} of {folder}"
+    if unknown := [i for i in ids if i not in annotations]:
+        raise DataError(f"{args.annotations}: {name_ids(unknown)} of {where} not annotated")
     predictions = read_results(args.results, ids, where)
     given = [annotations[i] for i in ids]
     answers = [annotation.answers for annotation in given]
@@ -63,8 +75,7 @@ def main() -> int:
     scores = accuracies(args.metric, predictions, answers)
     metrics = {**summarise(scores, answer_types, question_types), "metric": args.metric}
     print(f"{args.results}, metric {args.metric}\n\n{table(metrics, answer_types, question_types)}")
-    if args.vocabulary:
-        known = Vocabulary.read(args.vocabulary).answers
+    if known is not None:
         metrics["upper_bound"] = 100 * float(upper_bound(args.metric, answers, known).mean())
         print(f"\nbest possible with {len(known):,} answers: {metrics['upper_bound']:.2f} %")
     if args.output:

@@ -270,7 +270,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _schedule_fits(self) -> Config:
         if self.schedule.warmup_epochs > self.train.epochs:
-            raise ContradictionError(self, "{schedule.warmup_epochs} is more than {train.epochs}")
+            raise ContradictionError(
+                self, "{schedule.warmup_epochs} is more than {train.epochs}; state both"
+            )
         if self.data.grid and self.model.image.input == "pixels":
             raise ContradictionError(
                 self, "{data.grid} contradicts {model.image.input}, grid rows join regions"

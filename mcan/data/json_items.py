@@ -72,7 +72,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error.msg})") from None
+        raise DataError(f"{path}: not the JSON expected ({error.msg})") from None
     except RecursionError:
         raise DataError(f"{path}: not valid JSON (nested too deeply)") from None
     except UnicodeDecodeError:

@@ -205,10 +205,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest; the best one where a run was killed before that got its second name."""
+    """The newest step checkpoint."""
     paths = list_checkpoints(folder)
-    if not paths and (folder / BEST).is_file():
-        return folder / BEST
     return paths[-1] if paths else None
 
 
@@ -221,7 +219,7 @@ def find_checkpoint(target: Path, which: str) -> Path:
     folder = target / "checkpoints"
     path = folder / BEST if which == "best" else last_checkpoint(folder)
     if path is None or not path.is_file():
-        raise RunError(f"{target}: holds no {which} checkpoint in checkpoints/")
+        raise RunError(f"{target}: holds no {which} checkpoint in checkpoints/; see --checkpoint")
     return path
 
 

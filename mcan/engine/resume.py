@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mcan.config import Config, load_config
-from mcan.engine.checkpoint import last_checkpoint
+from mcan.engine.checkpoint import BEST, last_checkpoint
 from mcan.engine.run_folder import RunFolder
 from mcan.errors import RunError
 
@@ -47,7 +47,8 @@ def checkpoint_to_resume(run: RunFolder, config: Config, resume: bool) -> Path |
     if not run.checkpoints.is_dir():
         raise RunError(f"{run.checkpoints}: is missing, so there is nothing to resume from")
     run.lock()
-    return last_checkpoint(run.checkpoints)
+    best = run.checkpoints / BEST  # alone where the run was killed right after its first evaluation
+    return last_checkpoint(run.checkpoints) or (best if best.is_file() else None)
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

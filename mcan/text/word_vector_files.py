@@ -45,7 +45,10 @@ def read_word_vectors(path: Path, words: Collection[str]) -> WordVectors:
     except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged or incomplete ({error})") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot read word vectors ({error.strerror or error})") from None
+        raise DataError(
+            f"{path}: cannot read word vectors ({error.strerror or error}); for none, set "
+            "model.question.word_vectors=null"
+        ) from None
     finite = np.isfinite(vectors.matrix).all(axis=1)
     if not finite.all():
         word = list(vectors.index)[int(np.argmin(finite))]

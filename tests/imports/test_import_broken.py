@@ -298,7 +298,7 @@ def test_wrong_index(tmp_path: Path, table: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not valid JSON"),
+        ("{", "not the JSON expected"),
         ('{"a": []}', "it has no list 'images'"),
         ('{"images": [{"id": 1, "width": 2}]}', "entry 0 of 'images' has no id, width and height"),
     ],

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mcan.data.prepared_writer import Example, write_prepared
+from mcan.text.vocabulary import Vocabulary, build_tokens
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -80,3 +83,24 @@ def test_existing_output_stays(files):
     assert done.returncode == 2
     assert done.stderr == "error: m.json: exists; choose another --output\n"
     assert (files / "m.json").read_text() == "mine"
+
+
+def test_questions_of_a_prepared_split_only(files):
+    examples = [Example(number, 1, "what", ["x"]) for number in (3, 1)]
+    vocabulary = Vocabulary(build_tokens(["what"]), ("x",))
+    write_prepared(
+        files / "prepared",
+        {"val": examples},
+        vocabulary,
+        lambda answers: [(0, 1.0)],
+        dataset="custom",
+        metric="vqa",
+        sources={},
+    )
+    results = [{"question_id": i, "answer": a} for i, a in ((1, "yes"), (3, "red"))]
+    (files / "results.json").write_text(json.dumps(results))
+    done = score(files, "--split", "prepared", "val", "--output", "m.json")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((files / "m.json").read_text())
+    assert metrics["n"] == 2
+    assert metrics["overall"] == pytest.approx(100 * (1 + 0.6) / 2)
