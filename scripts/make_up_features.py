@@ -31,8 +31,8 @@ def main() -> int:
     least, most = args.regions
     if not 1 <= least <= most or args.feature_dim < 1:
         raise DataError(
-            f"--regions {least} {most} --feature-dim {args.feature_dim}: expected 1 <= MIN <= MAX and "
-            "a width of at least 1"
+            f"--regions {least} {most} --feature-dim {args.feature_dim}: expected 1 <= MIN <= MAX "
+            "and a width of at least 1"
         )
 
     prepared = Prepared.open(args.prepared)
