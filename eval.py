@@ -162,11 +162,12 @@ def evaluate(
         for member, its in zip(members, configs, strict=True)
     ]
     answers = vocabulary.answers
-    ids = dataset.question_ids(range(len(dataset)))
-    asked, where = ids, f"the split {split}"
-    if wanted is not None:
-        asked, where = [question.question_id for question in wanted], str(args.questions)
-    if args.submission is not None:  # before the work, with empty answers
+    asked: list[Id] = []
+    where = str(args.questions or f"the split {split}")
+    if args.submission is not None:
+        ids = dataset.question_ids(range(len(dataset)))
+        asked = ids if wanted is None else [question.question_id for question in wanted]
+        # With empty answers, before the work: what the server takes depends on ids alone.
         submission([{"question_id": i, "answer": ""} for i in ids], asked, where)
     predictions = predict_over_ranks(
         belief(models, config, job.device, args.average),

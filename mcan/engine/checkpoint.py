@@ -27,6 +27,7 @@ FORMAT = 1
 _NAME = "step_{:08d}.pt"
 _PATTERN = re.compile(r"step_(\d{8,})\.pt")
 BEST = "best.pt"
+_ZIP_WRITER = re.compile(r"PytorchStreamWriter|unexpected pos")
 
 
 @dataclass
@@ -120,11 +121,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         # torch reports a write that failed inside its zip writer as a RuntimeError.
-        if (
-            isinstance(error, RuntimeError)
-            and "write" not in str(error)
-            and "pos" not in str(error)
-        ):
+        if isinstance(error, RuntimeError) and not _ZIP_WRITER.search(str(error)):
             raise
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise TrainingError(

@@ -37,7 +37,6 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
-        self.predictions = path / "predictions"
         self._lock: int | None = None
 
     @property
