@@ -25,6 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"text", "data"},
     "importing": {"data"},
     "vision": {"data"},
+    "tables": {"config", "data", "engine", "evaluation", "nn"},
+    "report": {"config", "data", "evaluation", "tables"},
 }
 """What each room may import besides itself and the leaves. Entry points wire the rooms together."""
 

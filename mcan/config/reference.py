@@ -7,9 +7,10 @@ from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from mcan.config.schema import Config
+from mcan.config.section import Section
 
 Node: TypeAlias = dict[str, Any]
-"""A JSON schema."""
+"""A JSON schema, in which references are the schemas that they refer to."""
 
 
 class Choice(NamedTuple):
@@ -20,9 +21,21 @@ class Choice(NamedTuple):
 
 
 @cache
-def root() -> Node:
-    """The whole schema."""
-    return Config.model_json_schema()
+def root(section: type[Section] = Config) -> Node:
+    """The whole schema of a section, such as the config."""
+    schema = section.model_json_schema()
+    linked: Node = _link(schema, schema.get("$defs", {}))
+    return linked
+
+
+def _link(node: Any, definitions: Node) -> Any:
+    if isinstance(node, list):
+        return [_link(item, definitions) for item in node]
+    if isinstance(node, dict):
+        return {key: _link(item, definitions) for key, item in node.items() if key != "$defs"}
+    if isinstance(node, str) and node.startswith("#/$defs/"):
+        return _link(definitions[node.removeprefix("#/$defs/")], definitions)
+    return node
 
 
 def resolve(node: Node) -> Node:
@@ -30,18 +43,16 @@ def resolve(node: Node) -> Node:
     for alternative in node.get("anyOf", ()):
         if alternative.get("type") != "null":
             node = alternative
-    if "$ref" not in node:
-        return node
-    definition: Node = root()["$defs"][node["$ref"].rpartition("/")[2]]
-    return definition
+    referred: Node = node.get("$ref", node)
+    return referred
 
 
 def kinds(node: Node) -> dict[str | None, Node]:
     """The sections that `node` may be, by kind; one of kind None; none where it is a value."""
     node = resolve(node)
     if "discriminator" in node:
-        mapping: dict[str, str] = node["discriminator"]["mapping"]
-        return {kind: resolve({"$ref": reference}) for kind, reference in mapping.items()}
+        mapping: dict[str | None, Node] = node["discriminator"]["mapping"]
+        return dict(mapping)
     return {None: node} if "properties" in node else {}
 
 
@@ -65,13 +76,13 @@ def choices() -> dict[tuple[str | int, ...], Choice]:
     }
 
 
-def lookup(location: Sequence[str | int]) -> tuple[tuple[str | int, ...], Node]:
-    """The path and schema of a pydantic error location, which also holds kinds of sections.
+def lookup(location: Sequence[str | int], node: Node) -> tuple[tuple[str | int, ...], Node]:
+    """The path and schema below `node` of a pydantic error location, which also holds kinds of
+    sections.
 
     The schema of a key that does not exist is empty.
     """
     keys: list[str | int] = []
-    node = root()
     for part in location:
         sections = kinds(node)
         if part in sections:
@@ -82,7 +93,7 @@ def lookup(location: Sequence[str | int]) -> tuple[tuple[str | int, ...], Node]:
         if isinstance(part, int):
             node = node["prefixItems"][part] if "prefixItems" in node else node.get("items", {})
         else:
-            node = node.get("properties", {}).get(part, {})
+            node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
     return tuple(keys), node
 
 

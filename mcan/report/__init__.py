@@ -1,0 +1,1 @@
+"""What the runs of a table say: means, files, plots and a page of results."""

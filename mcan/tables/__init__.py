@@ -1,0 +1,1 @@
+"""Tables of runs: what a table file says, which runs that means, and running them."""

@@ -1,0 +1,52 @@
+"""What prepared datasets hold now, to tell whether a run saw the same."""
+
+from __future__ import annotations
+
+from mcan.data.prepared import Prepared
+from mcan.errors import DataError, RunError
+from mcan.tables.outcome import Outcome
+from mcan.tables.plan import PlannedRun
+
+
+class Contents:
+    """Digests of the splits of prepared datasets, each read once."""
+
+    def __init__(self) -> None:
+        self._prepared: dict[str, Prepared | None] = {}
+        self._digests: dict[tuple[str, str], str | None] = {}
+
+    def prepared(self, folder: str) -> Prepared | None:
+        """The prepared dataset, None where there is none (any longer)."""
+        if folder not in self._prepared:
+            try:
+                self._prepared[folder] = Prepared.open(folder)
+            except DataError:
+                self._prepared[folder] = None
+        return self._prepared[folder]
+
+    def digest(self, folder: str, split: str) -> str | None:
+        """Of the content of a split; None where it cannot be told."""
+        key = folder, split
+        if key not in self._digests:
+            prepared = self.prepared(folder)
+            there = prepared is not None and split in prepared.splits
+            self._digests[key] = (
+                prepared.split(split).content_digest if prepared and there else None
+            )
+        return self._digests[key]
+
+    def check(self, run: PlannedRun, outcome: Outcome) -> None:
+        """Raise `RunError` where the data has changed since `run` was trained and evaluated.
+
+        Data that is no longer there has not changed.
+        """
+        seen = {entry["split"]: entry["content"] for entry in outcome.trained_on}
+        folder = run.config.data.prepared
+        for split, digest in (*seen.items(), (outcome.split, outcome.digest)):
+            now = self.digest(folder, split)
+            if now is not None and now != digest:
+                raise RunError(
+                    f"{run.folder} ({run.title}): the split '{split}' of {folder} is not what it "
+                    "was when this run was made; prepare that data again, or remove the folder to "
+                    "run it anew"
+                )

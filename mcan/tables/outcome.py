@@ -1,0 +1,64 @@
+"""What a finished run leaves in its folder: `outcome_<split>.json`, written last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mcan.errors import RunError
+from mcan.files import save_text
+from mcan.tables.plan import PlannedRun
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a run on one split.
+
+    - `metrics`: what eval.py wrote to metrics.json, None for a split without answers;
+    - `submission`: the file for the evaluation server, relative to the run's folder, or None;
+    - `dataset`: as the prepared data names it; `digest`: of the content of the evaluated split;
+    - `trained_on`: of each training split its dataset, split, questions, digest and content;
+    - `seconds`: wall time of training and evaluation since the run was last started.
+    """
+
+    split: str
+    metrics: dict[str, Any] | None
+    submission: str | None
+    dataset: str
+    digest: str
+    trained_on: list[dict[str, Any]]
+    seconds: float
+
+
+def outcome_path(run: PlannedRun) -> Path:
+    """Where the outcome of `run` is, or will be."""
+    return run.folder / f"outcome_{run.split}.json"
+
+
+def read_outcome(run: PlannedRun) -> Outcome | None:
+    """The outcome of `run`; None where it is not finished, or not yet predicted for a submission.
+
+    Raises `RunError` where the file is not what `write_outcome` writes.
+    """
+    path = outcome_path(run)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not valid JSON ({error}); remove it to evaluate again") from error
+    names = {field.name for field in fields(Outcome)}
+    if not isinstance(content, dict) or content.keys() != names:
+        raise RunError(f"{path}: not what reproduce.py wrote; remove it to evaluate again")
+    outcome = Outcome(**content)
+    wanted = outcome.submission if run.submission else outcome.metrics
+    return outcome if wanted is not None else None
+
+
+def write_outcome(run: PlannedRun, outcome: Outcome) -> None:
+    """Atomically write the outcome of `run`; `DataError` where it cannot be written."""
+    save_text(outcome_path(run), json.dumps(asdict(outcome), indent=2) + "\n")
