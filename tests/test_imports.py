@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "vision": {"data"},
     "tables": {"config", "data", "engine", "evaluation", "nn"},
     "report": {"config", "data", "evaluation", "tables"},
+    "benchmarking": {"config", "data", "engine", "nn", "prediction", "text", "wiring"},
 }
 """What each room may import besides itself and the leaves. Entry points wire the rooms together."""
 

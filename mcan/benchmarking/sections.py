@@ -1,0 +1,207 @@
+"""The sections of a report, one per benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from mcan.benchmarking.summary import (
+    Record,
+    Spread,
+    achieved,
+    peak,
+    phase_shares,
+    product_rate,
+    rates,
+    ratios,
+    step_seconds,
+)
+from mcan.benchmarking.wording import (
+    BASELINE,
+    SPREAD,
+    count,
+    giga,
+    megabytes,
+    milliseconds,
+    seconds,
+    share,
+    table,
+    times,
+    work,
+)
+
+PLOT = "sweep.png"
+PHASES = ("data", "forward", "backward", "optimiser", "other")
+
+
+def _train(record: Record, folder: str) -> list[str]:
+    arms = record["arms"]
+    steps = next(iter(arms.values()))["warm_up"]["steps"]
+    phases = {name: phase_shares(arm) for name, arm in arms.items()}
+    return [
+        f"{work(record)} Batch {record['config']['train']['batch_size']}. {SPREAD} {BASELINE}",
+        "",
+        *_compared(record, "ms/step", lambda arm: step_seconds(arm).show(milliseconds)),
+        "",
+        _products(record),
+        "",
+        f"Where the time goes, and how long the first {steps} steps took (with compiling, if any):",
+        "",
+        *table(
+            ["arm", *PHASES, f"first {steps} steps, s"],
+            [
+                [
+                    name,
+                    *(share(shares.get(phase, 0.0)) for phase in PHASES),
+                    seconds(arms[name]["warm_up"]["seconds"]),
+                ]
+                for name, shares in phases.items()
+            ],
+        ),
+        "",
+        "Forward includes the loss and clearing gradients, other is what the loop adds.",
+    ]
+
+
+def _evaluate(record: Record, folder: str) -> list[str]:
+    batch = record["config"]["evaluation"]["batch_size"]
+    return [
+        f"{work(record)} Batch {batch}, that of the baseline 32. {SPREAD} {BASELINE}",
+        "",
+        *_compared(record, "s per pass", lambda arm: _pass_seconds(arm).show(seconds)),
+        "",
+        _products(record),
+    ]
+
+
+def _load(record: Record, folder: str) -> list[str]:
+    return [
+        f"{work(record)} Ready batches of {record['config']['train']['batch_size']} in one process "
+        f"from a warm page cache. {SPREAD} The baseline reads one .npz file and tokenises one "
+        "question per sample, as the authors' code does.",
+        "",
+        *_compared(record, "s per pass", lambda arm: _pass_seconds(arm).show(seconds)),
+    ]
+
+
+def _compared(record: Record, unit: str, time: Callable[[Record], str]) -> list[str]:
+    """Time, speed and memory of each arm against the baseline's, and its share of the limit."""
+    arms = record["arms"]
+    baseline, limited = arms["baseline"], "products" in record
+    head = ["arm", unit, "samples/s", "speed-up", "peak, MB", "of baseline's"]
+    on_device = peak(baseline, "peak_device_memory") is not None
+    head += ["GPU peak, MB"] if on_device else []
+    head += ["GFLOP/s on valid rows", "of matrix products"] if limited else []
+    rows = []
+    for name, arm in arms.items():
+        row = [
+            name,
+            time(arm),
+            count(Spread.of(rates(arm)).median),
+            ratios(arm, baseline).show(times),
+            megabytes(peak(arm)),
+            share((peak(arm) or 0) / (peak(baseline) or 1)),
+        ]
+        row += [megabytes(peak(arm, "peak_device_memory"))] if on_device else []
+        if limited:
+            rate = achieved(arm).median
+            limit = product_rate(record["products"], arm["precision"])
+            row += [giga(rate), share(rate / limit)]
+        rows.append(row)
+    return table(head, rows)
+
+
+def _products(record: Record) -> str:
+    limits = " and ".join(
+        f"{giga(product_rate(record['products'], precision))} GFLOP/s in {precision}"
+        for precision in ("float32", "bf16")
+    )
+    return f"Matrix products of this machine reach {limits} (the best of the same run)."
+
+
+def _pass_seconds(arm: Record) -> Spread:
+    return Spread.of(result["seconds"] for result in arm["repetitions"])
+
+
+def _startup(record: Record, folder: str) -> list[str]:
+    return [
+        f"From `python train.py` to the end of the first step of a small network. {SPREAD}",
+        "",
+        *_starts([record]),
+    ]
+
+
+def _starts(points: Sequence[Record]) -> list[str]:
+    rows = [
+        [
+            f"{point['questions']:,}",
+            f"{point['images']:,}",
+            Spread.of(start["seconds"] for start in point["starts"]).show(seconds),
+            megabytes(max(start["peak_memory"] for start in point["starts"])),
+        ]
+        for point in points
+    ]
+    return table(["questions", "images", "s", "peak, MB"], rows)
+
+
+def _scaling(record: Record, folder: str) -> list[str]:
+    arms, rows = record["arms"], []
+    for name, arm in arms.items():
+        alone = next(
+            other
+            for other in arms.values()
+            if other["processes"] == 1 and other["precision"] == arm["precision"]
+        )
+        rows.append(
+            [
+                name,
+                step_seconds(arm).show(milliseconds),
+                count(Spread.of(rates(arm)).median),
+                share(ratios(arm, alone).median / arm["processes"]),
+                megabytes(peak(arm)),
+            ]
+        )
+    batch = record["config"]["train"]["batch_size"]
+    return [
+        f"{work(record)} A batch of {batch} is shared by all processes. {SPREAD} Efficiency: the "
+        "speed per process, one alone being 100 %.",
+        "",
+        *table(["arm", "ms/step", "samples/s", "efficiency", "peak per process, MB"], rows),
+    ]
+
+
+def _sweep(record: Record, folder: str) -> list[str]:
+    rows = [
+        [
+            point["factor"],
+            f"{point['value']:,}",
+            step_seconds(point).show(milliseconds),
+            count(Spread.of(rates(point)).median),
+            giga(achieved(point).median),
+            megabytes(peak(point)),
+        ]
+        for point in record["points"]
+    ]
+    return [
+        f"{work(record)} One factor at a time. Training in bf16, batch "
+        f"{record['config']['train']['batch_size']}. {SPREAD}",
+        "",
+        f"![time and memory against the work]({folder}/{PLOT})",
+        "",
+        *table(["factor", "value", "ms/step", "samples/s", "GFLOP/s", "peak, MB"], rows),
+        "",
+        "Start-up to the end of the first step:",
+        "",
+        *_starts(record["startup"]),
+    ]
+
+
+Body = Callable[[Record, str], list[str]]
+SECTIONS: Mapping[str, tuple[str, Body]] = {
+    "train": ("Training step", _train),
+    "eval": ("Evaluation", _evaluate),
+    "loader": ("Loading", _load),
+    "startup": ("Start-up", _startup),
+    "scaling": ("Processes", _scaling),
+    "sweep": ("How cost grows with the work", _sweep),
+}
+"""Title and body of the record of each benchmark, in the order of the report."""
