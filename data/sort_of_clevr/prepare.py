@@ -32,6 +32,10 @@ CROP = 2 * RADIUS + 1
 CROP_MEAN, CROP_STD = (0.65, 0.60, 0.37), 0.44
 """Of the crops, per channel from 0 to 1, rounded. Without standardising, what all crops have in
 common hides their differences from the network for epochs."""
+WAVELENGTHS = np.geomspace(12, 2 * SIDE, 8)
+"""Of the codes of a centre, pixels."""
+FEATURES = 3 * CROP**2 + 4 * len(WAVELENGTHS)
+"""Width of an object's row."""
 COLOURS = {
     "red": (255, 0, 0),
     "blue": (0, 0, 255),
@@ -218,14 +222,22 @@ def boxes(centres: NDArray[np.int64]) -> NDArray[Any]:
     return np.concatenate([centres - RADIUS, centres + RADIUS + 1], axis=1) / SIDE
 
 
+def position_codes(centres: NDArray[np.int64]) -> NDArray[Any]:
+    """(O, 32) sines, then cosines of x and y at all wavelengths, of deviation 1 like the crops."""
+    angles = 2 * math.pi * centres[:, :, None] / WAVELENGTHS
+    waves = angles.reshape(len(centres), -1)
+    codes: NDArray[Any] = math.sqrt(2) * np.concatenate([np.sin(waves), np.cos(waves)], axis=1)
+    return codes
+
+
 def write_images(folder: Path, seed: int, images: int) -> None:
-    """`pixels.h5`, and `objects.h5`: the standardised crop (363 numbers) and box of each object,
-    in random order, as a perfect detector would give them."""
+    """`pixels.h5`, and `objects.h5`: the crop of each object (363 numbers, standardised), the codes
+    of its centre and its box, in random order, as a perfect detector would give them."""
     provenance = {"seed": seed}
     with (
         PixelStoreWriter(folder / "pixels.h5", (3, SIDE, SIDE), provenance=provenance) as pixels,
         RegionStoreWriter(
-            folder / "objects.h5", CROP * CROP * 3, boxes=True, sizes=True, provenance=provenance
+            folder / "objects.h5", FEATURES, boxes=True, sizes=True, provenance=provenance
         ) as objects,
     ):
         for number in progress(range(images), desc="images", unit=" images", delay=1):
@@ -235,7 +247,8 @@ def write_images(folder: Path, seed: int, images: int) -> None:
             pixels.add(number, image.transpose(2, 0, 1))
             centres = of_order.permutation(scene.centres)
             crops = np.stack([crop(image, centre) for centre in centres])
-            features = ((crops / 255 - CROP_MEAN) / CROP_STD).reshape(len(centres), -1)
+            standardised = ((crops / 255 - CROP_MEAN) / CROP_STD).reshape(len(centres), -1)
+            features = np.concatenate([standardised, position_codes(centres)], axis=1)
             objects.add(number, features, boxes(centres), size=(SIDE, SIDE))
 
 

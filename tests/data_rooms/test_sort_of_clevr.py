@@ -90,7 +90,7 @@ def seen_in_pixels(image: NDArray[np.uint8]) -> Scene:
 
 
 def seen_in_objects(boxes: NDArray[np.float32], features: NDArray[np.float16]) -> Scene:
-    """Of the regions of an image, boxes (6, 4) and features (6, 363)."""
+    """Of the regions of an image, boxes (6, 4) and features (6, 395)."""
     names = {colour: name for name, colour in COLOURS.items()}
     corners = np.rint(boxes * 75).astype(int)
     np.testing.assert_allclose(boxes * 75, corners, atol=1e-4)
@@ -104,8 +104,8 @@ def seen_in_objects(boxes: NDArray[np.float32], features: NDArray[np.float16]) -
 
 
 def crops_of(features: NDArray[np.float16]) -> NDArray[Any]:
-    """(..., 363) standardised per channel -> (..., 11, 11) packed colours."""
-    values = features.astype(float).reshape(*features.shape[:-1], 11, 11, 3)
+    """(..., 395), crops standardised per channel -> (..., 11, 11) packed colours."""
+    values = features[..., :363].astype(float).reshape(*features.shape[:-1], 11, 11, 3)
     return packed(np.rint(255 * (values * 0.44 + (0.65, 0.60, 0.37))))
 
 
@@ -152,7 +152,7 @@ class Data:
             assert file["offsets"][()].tolist() == list(range(0, 6 * images + 1, 6))
             assert file["sizes"][()].tolist() == [[75, 75]] * images
             self.boxes = file["boxes"][()].reshape(images, 6, 4)
-            self.features = file["features"][()].reshape(images, 6, 363)
+            self.features = file["features"][()].reshape(images, 6, 395)
         regions = zip(self.boxes, self.features, strict=True)
         self.scenes = {
             "pixels": [seen_in_pixels(image) for image in self.pixels],
