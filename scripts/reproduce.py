@@ -105,6 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = load_table(args.table)
     runs = plan(table, args.base, args.set, args.seeds, None, args.runs)
     chosen = plan(table, args.base, args.set, args.seeds, args.rows, args.runs)
+    if args.shard:
+        number, count = args.shard
+        chosen = distinct(chosen)[number - 1 :: count]
     if args.dry_run:
         print(preview(table, chosen, args.runs, table.assume if args.base is None else None))
         return 0
@@ -116,11 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.fill:
         fill(output, table, args.fill)
     elif args.launcher == "slurm":
-        submit_jobs(share(chosen, args.shard), args)
+        submit_jobs(chosen, args)
     else:
         with Children() as children:
             try:
-                failures = run_all(share(chosen, args.shard), children, args.nproc)
+                failures = run_all(chosen, children, args.nproc)
             except Interrupted as stop:
                 again = shlex.join(sys.argv[1:] if arguments is None else arguments)
                 sys.stderr.write(f"{stop}; continue: python scripts/reproduce.py {again}\n")
@@ -132,14 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def share(runs: Sequence[PlannedRun], part: tuple[int, int] | None) -> list[PlannedRun]:
-    """The part I of N of the different runs."""
-    number, count = part or (1, 1)
-    return distinct(runs)[number - 1 :: count]
-
-
 def submit_jobs(runs: Sequence[PlannedRun], args: argparse.Namespace) -> None:
-    left = [run for run in runs if read_outcome(run) is None]
+    left = [run for run in distinct(runs) if read_outcome(run) is None]
     if not left:
         return
     parameters = parse_overrides(args.slurm).plain()

@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"text", "data"},
     "importing": {"data"},
     "vision": {"data"},
-    "tables": {"config", "data", "engine", "evaluation", "nn"},
+    "tables": {"config", "data", "engine", "nn"},
     "report": {"config", "data", "evaluation", "tables"},
     "benchmarking": {"config", "data", "engine", "nn", "prediction", "text", "wiring"},
 }
