@@ -123,14 +123,16 @@ def summarise_rows(
     `outcomes` are those of finished runs, by `outcome_path` (a run may be evaluated on two splits).
     """
     datasets = tuple(_distinct(outcome.dataset for outcome in outcomes.values()))
+    types = _answer_types(outcomes.values())
     rows = []
     for row in table.rows:
         planned = tuple(run for run in runs if run.row.name == row.name)
         if planned or not row.runs:
             found = {run.seed: outcomes.get(outcome_path(run)) for run in planned}
             done = {seed: outcome for seed, outcome in found.items() if outcome is not None}
-            rows.append(_summarise(table, row, planned, done, datasets, filled.get(row.name, {})))
-    return Summary(table, _columns(table, rows, datasets), tuple(rows), datasets)
+            entered = filled.get(row.name, {})
+            rows.append(_summarise(table, row, planned, done, datasets, types, entered))
+    return Summary(table, _columns(table, types, datasets), tuple(rows), datasets)
 
 
 def _summarise(
@@ -139,6 +141,7 @@ def _summarise(
     runs: tuple[PlannedRun, ...],
     outcomes: Mapping[int, Outcome],
     datasets: Sequence[str],
+    types: Sequence[str],
     filled: Mapping[str, float],
 ) -> RowSummary:
     own = _distinct(outcome.dataset for outcome in outcomes.values()) or datasets
@@ -155,7 +158,7 @@ def _summarise(
         outcomes,
         {
             name: Cell(_values(accuracies, name), filled.get(name), published.get(name), comparable)
-            for name in _distinct([*table.columns, OVERALL, *_names(accuracies)])
+            for name in _distinct([*table.columns, OVERALL, *types])
         },
         {
             name: Cell(_values(questions, name), None, None, comparable)
@@ -165,18 +168,17 @@ def _summarise(
     )
 
 
-def _columns(table: Table, rows: Sequence[RowSummary], datasets: Sequence[str]) -> tuple[str, ...]:
+def _answer_types(outcomes: Iterable[Outcome]) -> list[str]:
+    """Every answer type that was measured; questions without a type have none."""
+    reports = (outcome.metrics or {} for outcome in outcomes)
+    return sorted({name for each in reports for name in each.get("per_answer_type", {}) if name})
+
+
+def _columns(table: Table, types: Sequence[str], datasets: Sequence[str]) -> tuple[str, ...]:
     """The table's, unless the runs are on another dataset with answer types of its own."""
-    types = {
-        name
-        for row in rows
-        for outcome in row.outcomes.values()
-        for name in (outcome.metrics or {}).get("per_answer_type", {})
-        if name  # questions without a type
-    }
-    if set(datasets) <= {table.dataset} or types <= set(table.columns):
+    if set(datasets) <= {table.dataset} or set(types) <= set(table.columns):
         return tuple(table.columns)
-    return (OVERALL, *sorted(types))
+    return (OVERALL, *types)
 
 
 def _values(reports: Mapping[int, Mapping[str, float | None]], name: str) -> dict[int, float]:

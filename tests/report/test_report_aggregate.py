@@ -7,6 +7,8 @@ import pytest
 from made import make, row
 
 from mcan.report.aggregate import Evaluation
+from mcan.report.files import markdown
+from mcan.report.plots import png
 
 TYPES = {"yes/no": 80.0, "number": 40.0}
 
@@ -82,6 +84,15 @@ def test_another_dataset_has_its_own_columns_and_no_differences(tmp_path):
     assert (cells["overall"].published, cells["overall"].difference) == (65.0, None)
     assert cells["relational"].mean == 95.0
     assert not summary.comparable
+
+
+def test_a_row_without_runs_has_the_columns_of_the_others(tmp_path):
+    made = make(tmp_path, [row("A", 1), row("B", 2)], seeds=[0])
+    made.finish("A", 0, 97.0, {"relational": 95.0}, dataset="shapes")
+    summary = made.summary
+    assert summary.rows[1].cells["relational"].mean is None
+    assert "| B " in markdown(summary)
+    assert png(summary)
 
 
 def test_another_dataset_of_the_same_types_keeps_the_columns(tmp_path):
