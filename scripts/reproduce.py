@@ -84,7 +84,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="enter what the evaluation server gave for a submission and write the table; runs "
         "nothing",
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.slurm and args.launcher != "slurm":
+        parser.error("--slurm needs --launcher slurm")
+    return args
 
 
 def positive(text: str) -> int:

@@ -63,7 +63,7 @@ def plan(
     return [
         _planned(table, row, seed, base, overrides, runs_folder)
         for row in wanted
-        for seed in (table.seeds if seeds is None else seeds)
+        for seed in dict.fromkeys(table.seeds if seeds is None else seeds)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -15,6 +16,7 @@ from mcan.config.source import Entry
 from mcan.errors import ConfigError
 from mcan.tables.expansion import complete
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 PLANNED_KEYS = ("name", "runs", "seed")
 """Keys of the config that are set for each run of a table, by what the run is."""
 
@@ -56,7 +58,7 @@ class Row(Section):
     """Split evaluated."""
     submission: bool
     """The split has no answers here: the run writes a submission, a server tells the figures."""
-    published: dict[str, float] = Field(default_factory=dict)
+    published: dict[str, Finite] = Field(default_factory=dict)
     """Figures by column, in percent."""
     verified: bool
     """The published figures were read at their source."""
@@ -64,7 +66,7 @@ class Row(Section):
     """False for figures of others, to compare with."""
     series: str | None = None
     """Line of the plot that the row is a point of."""
-    x: float | None = None
+    x: Finite | None = None
     """Where on the x axis."""
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from runs import ROOT, entry_point
@@ -61,3 +62,14 @@ def test_rows_that_are_one_network_are_one_run(monkeypatch):
     assert folders["figure_depth"]["SA(Y)-SGA(X,Y), encoder-decoder-6"] == small
     assert folders["figure_depth"]["ID(Y)-GA(X,Y)-1"] == folders["table_1a"]["ID(Y)-GA(X,Y)"]
     assert folders["table_2"]["MCAN_ed-6"] == folders["authors_readme"]["MCAN-small"]
+
+
+@pytest.mark.parametrize("name", ["table_1a", "table_1b", "figure_depth", "similarities"])
+def test_on_sort_of_clevr(name, monkeypatch):
+    """The rows say what the base must not: its question layers are not theirs."""
+    monkeypatch.chdir(ROOT)
+    table = load_table(f"configs/tables/{name}.yaml")
+    runs = plan(table, Path("configs/sort_of_clevr/mcan_objects.yaml"))
+    assert len(runs) == RUNS[name]
+    if name != "similarities":
+        assert {run.config.model.question_depth for run in runs} == {None}

@@ -81,6 +81,10 @@ def test_equal_configs_share_a_run(table):
     assert not set(folders.values()) & {run.folder for run in changed}
 
 
+def test_a_seed_given_twice_is_one_run(table):
+    assert [run.seed for run in plan(table, seeds=[3, 0, 3], rows=["two"])] == [3, 0]
+
+
 def test_another_base(table):
     runs = plan(table, Path("other.yaml"), seeds=[3], rows=["two"])
     assert [(run.base, run.split, run.seed) for run in runs] == [(Path("other.yaml"), "test", 3)]
