@@ -9,9 +9,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
+from mcan.config import load_config
 from mcan.config.layers import parse_overrides
-from mcan.errors import command
+from mcan.errors import ConfigError, command
 from mcan.report.write import write_results
 from mcan.tables.children import Children, Interrupted
 from mcan.tables.contents import Contents
@@ -73,7 +75,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="for the table (default: tables/<table>[_<base>] in --runs)",
+        help="for the table (default: tables/<table> in --runs, with --base "
+        "tables/<table>_<its name>)",
     )
     parser.add_argument(
         "--fill",
@@ -81,8 +84,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         action="extend",
         metavar="ROW[:COLUMN]=FIGURE",
-        help="enter what the evaluation server gave for a submission and write the table; runs "
-        "nothing",
+        help="enter what the evaluation server gave for a run's submission and write the table; "
+        "runs nothing",
     )
     args = parser.parse_args(arguments)
     if args.slurm and args.launcher != "slurm":
@@ -114,13 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print(preview(table, chosen, args.runs, table.assume if args.base is None else None))
         return 0
-    base = f"_{args.base.stem}" if args.base else ""
+    base = f"_{load_config(args.base, args.set).name}" if args.base else ""
     output = args.output or args.runs / "tables" / f"{table.name}{base}"
     contents = Contents()
     collect(runs, contents)  # Before the work, so that changed data is found at once.
+    make_folder(output)
     failures: list[str] = []
     if args.fill:
-        fill(output, table, args.fill)
+        fill(table, runs, args.fill)
     elif args.launcher == "slurm":
         submit_jobs(chosen, args)
     else:
@@ -131,11 +135,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 again = shlex.join(sys.argv[1:] if arguments is None else arguments)
                 sys.stderr.write(f"{stop}; continue: python scripts/reproduce.py {again}\n")
                 return stop.exit_status
-    write_results(output, table, runs, collect(runs, contents), read_filled(output))
+    write_results(output, table, runs, collect(runs, contents), read_filled(runs))
     print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
     for failure in failures:
         sys.stderr.write(f"failed: {failure}\n")
     return 1 if failures else 0
+
+
+def make_folder(output: Path) -> None:
+    """Before the work too: raises `ConfigError` where the table could not be written after it."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{output}: the table's folder cannot be made or written ({error.strerror}); choose "
+            "another with --output"
+        ) from error
 
 
 def submit_jobs(runs: Sequence[PlannedRun], args: argparse.Namespace) -> None:

@@ -1,4 +1,7 @@
-"""Figures that an evaluation server gave for a table's submissions, kept beside the table."""
+"""Figures that an evaluation server gave for a run's submission, kept in the run's folder.
+
+So tables that share a run share `server_<split>.json`, and a changed config has none.
+"""
 
 from __future__ import annotations
 
@@ -9,43 +12,49 @@ from typing import TypeAlias
 
 from mcan.errors import ConfigError, RunError
 from mcan.files import save_text
+from mcan.tables.outcome import read_outcome
+from mcan.tables.plan import PlannedRun
 from mcan.tables.spec import Table
 
-Filled: TypeAlias = dict[str, dict[str, float]]
-"""Row name -> column -> percent."""
+Figures: TypeAlias = dict[str, float]
+"""Column -> percent."""
+Filled: TypeAlias = dict[str, Figures]
+"""Row name -> its figures."""
 
 
-def read_filled(folder: Path) -> Filled:
-    """What was filled in so far; nothing without a file. Raises `RunError` for a damaged one."""
-    path = _path(folder)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict) or not all(map(_is_figures, content.values())):
-        raise RunError(f"{path}: expected rows with figures by column, as --fill writes them")
-    return content
+def read_filled(runs: Sequence[PlannedRun]) -> Filled:
+    """The figures of each row that has some: of several seeds, those of the first that has.
 
-
-def fill(folder: Path, table: Table, texts: Sequence[str]) -> Filled:
-    """Add `ROW=70.63` (the first column) and `ROW:COLUMN=86.82` to what is kept in `folder`.
-
-    Raises `ConfigError` for an unknown row or column and for a figure that is no percentage;
-    nothing is written then.
+    Raises `RunError` for a damaged file.
     """
-    filled = read_filled(folder)
-    for text in texts:
-        row, column, figure = _parse(table, text)
-        filled.setdefault(row, {})[column] = figure
-    save_text(_path(folder), json.dumps(filled, indent=2, ensure_ascii=False) + "\n")
+    filled: Filled = {}
+    for run in runs:
+        if run.row.name not in filled and (figures := _read(_path(run))):
+            filled[run.row.name] = figures
     return filled
 
 
-def _parse(table: Table, text: str) -> tuple[str, str, float]:
+def fill(table: Table, runs: Sequence[PlannedRun], texts: Sequence[str]) -> None:
+    """Add `ROW=70.63` (the first column) and `ROW:COLUMN=86.82` to what is kept for the rows' runs.
+
+    Raises `ConfigError` for an unknown row or column, a row with several seeds and a figure that is
+    no percentage, and `RunError` for a run that is not done or a damaged file; nothing is written
+    then.
+    """
+    kept: dict[Path, Figures] = {}
+    for text in texts:
+        run, column, figure = _parse(table, runs, text)
+        path = _path(run)
+        if path not in kept:
+            kept[path] = _read(path)
+        kept[path][column] = figure
+    for path, figures in kept.items():
+        save_text(path, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+
+
+def _parse(table: Table, runs: Sequence[PlannedRun], text: str) -> tuple[PlannedRun, str, float]:
     target, _, figure = text.rpartition("=")
-    rows = [row.name for row in table.rows if row.runs]
+    rows = list(dict.fromkeys(run.row.name for run in runs))
     # Names may hold colons themselves.
     row, column = (target, table.columns[0]) if target in rows else _split(target)
     if row not in rows:
@@ -63,7 +72,23 @@ def _parse(table: Table, text: str) -> tuple[str, str, float]:
         value = -1.0
     if not 0 <= value <= 100:
         raise ConfigError(f"--fill {text!r}: {figure!r} is no percentage")
-    return row, column, value
+    return _only_run(row, runs, text), column, value
+
+
+def _only_run(row: str, runs: Sequence[PlannedRun], text: str) -> PlannedRun:
+    first, *others = (run for run in runs if run.row.name == row)
+    if others:
+        seeds = ", ".join(str(run.seed) for run in (first, *others))
+        raise ConfigError(
+            f"--fill {text!r}: the row {row!r} has a run for each of the seeds {seeds}; tell which "
+            "was submitted with --seeds"
+        )
+    if read_outcome(first) is None:
+        raise RunError(
+            f"--fill {text!r}: {first.folder} ({first.title}) is not done yet; run it first, "
+            "without --fill"
+        )
+    return first
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -71,9 +96,22 @@ def _split(target: str) -> tuple[str, str]:
     return (row, column) if colon else (column, "")
 
 
+def _read(path: Path) -> Figures:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error})") from error
+    if not _is_figures(content):
+        raise RunError(f"{path}: expected figures by column, as --fill writes them")
+    figures: Figures = content
+    return figures
+
+
 def _is_figures(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(v, (int, float)) for v in value.values())
 
 
-def _path(folder: Path) -> Path:
-    return folder / "filled.json"
+def _path(run: PlannedRun) -> Path:
+    return run.folder / f"server_{run.split}.json"

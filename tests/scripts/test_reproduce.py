@@ -200,7 +200,12 @@ def test_submissions_and_what_the_server_says(lab):
         assert filled.status == 0
         assert "train.py" not in filled.out
         assert "70.63" in filled.out
-        assert "86.82" in lab.reproduce(*args).out
+        kept = json.loads((run / "server_val.json").read_text())
+        assert kept == {"overall": 70.63, "yes/no": 86.82}
+        assert "86.82" in lab.reproduce(*args, "--output", "elsewhere").out
+        changed = lab.reproduce(*args, "--set", "optimizer.lr=0.01", "--fill", "wide=71")
+        (error,) = changed.errors()
+        assert error.endswith("(wide, seed 0) is not done yet; run it first, without --fill")
     finally:
         (lab.folder / "table.yaml").write_text(TABLE)
 
@@ -208,13 +213,22 @@ def test_submissions_and_what_the_server_says(lab):
 @pytest.mark.slow
 def test_another_base_is_evaluated_on_its_own_split(lab):
     base = (lab.folder / "config.yaml").read_text()
-    (lab.folder / "other.yaml").write_text(base.replace("name: small", "name: other"))
-    args = ("--base", "other.yaml", "--rows", "narrow", "--seeds", "0")
+    (lab.folder / "small.yaml").write_text(base.replace("name: small", "name: other"))
+    args = ("--base", "small.yaml", "--rows", "narrow", "--seeds", "0")
     result = lab.reproduce(*args, "--set", "data.evaluate=train")
     assert result.status == 0
     (run,) = (lab.folder / "runs/reproduce").glob("other-*")
     assert (run / "outcome_train.json").exists()
     assert (lab.folder / "runs/reproduce/tables/table_other/table.md").exists()
+
+
+@pytest.mark.parametrize("output", ["table.yaml", "table.yaml/below"])
+def test_a_folder_that_cannot_be_made_is_told_before_any_run(lab, output):
+    result = lab.reproduce("--runs", "unmade", "--output", output)
+    assert result.status == 2
+    (error,) = result.errors()
+    assert error.startswith(f"error: {output}: the table's folder cannot be made or written (")
+    assert not (lab.folder / "unmade").exists()
 
 
 def test_changed_data_is_told(tmp_path):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mcan.errors import ConfigError, RunError
 from mcan.tables.filled import fill, read_filled
+from mcan.tables.outcome import Outcome, write_outcome
+from mcan.tables.plan import plan
 from mcan.tables.spec import load_table
 
+BASE = "name: run\ndata: {prepared: prepared, images: [regions.h5]}\n"
 TABLE = """\
 title: T
 source: S
@@ -19,27 +24,62 @@ submission: true
 columns: [overall, yes/no, test_std]
 rows:
   - {name: "small: L = 6"}
-  - {name: large}
+  - {name: large, overrides: [model.depth=8]}
   - {name: theirs, runs: false}
 """
 
 
 @pytest.fixture
-def table(tmp_path):
-    (tmp_path / "config.yaml").write_text("")
-    (tmp_path / "t.yaml").write_text(TABLE)
-    return load_table(tmp_path / "t.yaml")
+def table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(BASE)
+    Path("t.yaml").write_text(TABLE)
+    return load_table("t.yaml")
 
 
-def test_figures_are_kept_and_replaced(table, tmp_path):
-    output = tmp_path / "out"
-    assert read_filled(output) == {}
-    fill(output, table, ["small: L = 6=70.63", "large:yes/no=86.82"])
-    fill(output, table, ["large=70", "large:yes/no=87", "small: L = 6:test_std=70.9"])
-    assert read_filled(output) == {
+@pytest.fixture
+def runs(table):
+    """All done."""
+    runs = plan(table)
+    for run in runs:
+        write_outcome(run, Outcome("test", None, "submission_test.json", "d", "0", [], 1.0))
+    return runs
+
+
+def test_figures_are_kept_and_replaced(table, runs):
+    assert read_filled(runs) == {}
+    fill(table, runs, ["small: L = 6=70.63", "large:yes/no=86.82"])
+    fill(table, runs, ["large=70", "large:yes/no=87", "small: L = 6:test_std=70.9"])
+    assert read_filled(runs) == {
         "small: L = 6": {"overall": 70.63, "test_std": 70.9},
         "large": {"yes/no": 87.0, "overall": 70.0},
     }
+
+
+def test_figures_belong_to_the_run(table, runs):
+    fill(table, runs, ["large=70"])
+    Path("other.yaml").write_text(TABLE.replace("name: large", "name: deep"))
+    assert read_filled(plan(load_table("other.yaml"))) == {"deep": {"overall": 70.0}}
+    assert read_filled(plan(table, overrides=["optimizer.lr=1e-3"])) == {}
+    Path("val.yaml").write_text(TABLE.replace("split: test", "split: val"))
+    assert read_filled(plan(load_table("val.yaml"))) == {}
+
+
+def test_rows_that_share_a_run(table, runs):
+    Path("t.yaml").write_text(TABLE + "  - {name: too, overrides: [model.depth=8]}\n")
+    table = load_table("t.yaml")
+    runs = plan(table)
+    fill(table, runs, ["large=70", "too:yes/no=87"])
+    assert read_filled(runs)["large"] == read_filled(runs)["too"] == {"overall": 70, "yes/no": 87}
+
+
+def test_seeds(table, runs):
+    """One of them was submitted; the row shows its figures."""
+    fill(table, runs, ["large=70"])
+    several = plan(table, seeds=[7, 0])
+    assert read_filled(several) == {"large": {"overall": 70.0}}
+    with pytest.raises(ConfigError, match=r"'large' has a run for each of the seeds 7, 0; .*--see"):
+        fill(table, several, ["large=71"])
 
 
 @pytest.mark.parametrize(
@@ -55,16 +95,27 @@ def test_figures_are_kept_and_replaced(table, tmp_path):
         ("large=nan", "'nan' is no percentage"),
     ],
 )
-def test_mistakes(table, tmp_path, text, message):
+def test_mistakes(table, runs, text, message):
     with pytest.raises(ConfigError) as caught:
-        fill(tmp_path, table, ["large=1", text])
+        fill(table, runs, ["large=1", text])
     assert message in str(caught.value)
-    assert not (tmp_path / "filled.json").exists()
+    assert read_filled(runs) == {}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"large": 3}', '{"large": {"overall": "3"}}'])
-def test_damaged_files(table, tmp_path, text):
-    (tmp_path / "filled.json").write_text(text)
-    with pytest.raises(RunError, match=r"filled\.json: "):
-        fill(tmp_path, table, ["large=1"])
-    assert (tmp_path / "filled.json").read_text() == text
+def test_a_run_that_is_not_done(table, runs):
+    (runs[1].folder / "outcome_test.json").unlink()
+    with pytest.raises(RunError, match=r"\(large, seed 0\) is not done yet; run it first"):
+        fill(table, runs, ["small: L = 6=70", "large=70"])
+    assert read_filled(runs) == {}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"overall": "3"}', '{"overall": {}}'])
+def test_damaged_files(table, runs, text):
+    path = runs[1].folder / "server_test.json"
+    path.write_text(text)
+    with pytest.raises(RunError, match=r"server_test\.json: "):
+        read_filled(runs)
+    with pytest.raises(RunError, match=r"server_test\.json: "):
+        fill(table, runs, ["small: L = 6=70", "large=1"])
+    assert path.read_text() == text
+    assert read_filled(runs[:1]) == {}
