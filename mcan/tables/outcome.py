@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, FiniteFloat, ValidationError
+
+from mcan.config.messages import dotted
+from mcan.config.section import Section
 from mcan.errors import RunError
 from mcan.files import save_text
 from mcan.tables.plan import PlannedRun
@@ -32,6 +36,38 @@ class Outcome:
     seconds: float
 
 
+class _Metrics(Section):
+    """What tables read of the metrics."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    n: int
+    overall: FiniteFloat | None
+    per_answer_type: dict[str, FiniteFloat]
+    per_question_type: dict[str, FiniteFloat]
+    metric: str
+
+
+class _TrainedOn(Section):
+    dataset: str
+    split: str
+    questions: int
+    digest: str
+    content: str
+
+
+class _File(Section):
+    """The fields of `Outcome`, to check a file."""
+
+    split: str
+    metrics: _Metrics | None
+    submission: str | None
+    dataset: str
+    digest: str
+    trained_on: tuple[_TrainedOn, ...]
+    seconds: FiniteFloat
+
+
 def outcome_path(run: PlannedRun) -> Path:
     """Where the outcome of `run` is, or will be."""
     return run.folder / f"outcome_{run.split}.json"
@@ -49,11 +85,16 @@ def read_outcome(run: PlannedRun) -> Outcome | None:
         return None
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: not valid JSON ({error}); remove it to evaluate again") from error
-    names = {field.name for field in fields(Outcome)}
-    if not isinstance(content, dict) or content.keys() != names:
-        raise RunError(f"{path}: not what reproduce.py wrote; remove it to evaluate again")
+    try:
+        _File.model_validate(content)
+    except ValidationError as error:
+        keys = error.errors(include_url=False)[0]["loc"]
+        where = dotted(keys) if keys else "its content"
+        raise RunError(
+            f"{path}: {where} is not what reproduce.py wrote; remove the file to evaluate again"
+        ) from None
     outcome = Outcome(**content)
     wanted = outcome.submission if run.submission else outcome.metrics
     return outcome if wanted is not None else None
