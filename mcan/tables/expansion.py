@@ -12,6 +12,7 @@ from typing import Any
 from mcan.config.messages import mistake, show
 from mcan.config.source import Entry
 
+_IN_BRACES = re.compile(r"\{(\w+)\}")
 _SHARED = ("base", "split", "submission", "verified")
 """What a row has of its table, unless it states its own."""
 
@@ -23,7 +24,8 @@ def complete(stated: Entry) -> Entry:
     - rows have base, split, submission and verified of the table, unless they state their own;
     - bases, stated from the folder of their file, become paths from the working directory.
 
-    Raises `ConfigError` for a malformed loop and for a base that does not exist.
+    Raises `ConfigError` for a malformed loop, for `{L}` without one, and for a base that does not
+    exist.
     """
     table = dict(stated.value) if isinstance(stated.value, dict) else {}
     if isinstance(entry := table.get("base"), Entry):
@@ -61,10 +63,11 @@ def _base(stated: Entry) -> Entry:
 
 def _expanded(row: Entry, number: int) -> Iterator[Entry]:
     """The rows that a row with `for` stands for; any other row as it is."""
+    where = f"rows[{number}]"
     if not isinstance(row.value, dict) or "for" not in row.value:
-        yield row
+        yield _filled(row, {}, where)
         return
-    where, loops = f"rows[{number}]", row.value["for"]
+    loops = row.value["for"]
     lists = loops.value
     if not isinstance(lists, dict) or not lists or not all(map(_values, lists.values())):
         allowed = "a mapping of names to lists of values, such as {L: [1, 2]}"
@@ -74,7 +77,7 @@ def _expanded(row: Entry, number: int) -> Iterator[Entry]:
         raise mistake(row.value["published"].place, f"{reason}, without `for`")
     rest = Entry({key: item for key, item in row.value.items() if key != "for"}, row.place)
     for values in itertools.product(*map(_values, lists.values())):
-        yield _filled(rest, dict(zip(lists, values, strict=True)))
+        yield _filled(rest, dict(zip(lists, values, strict=True)), where)
 
 
 def _values(entry: Entry) -> list[Any]:
@@ -83,17 +86,20 @@ def _values(entry: Entry) -> list[Any]:
     return [] if any(isinstance(item, (list, dict)) for item in items) else items
 
 
-def _filled(entry: Entry, values: dict[str, Any]) -> Entry:
+def _filled(entry: Entry, values: dict[str, Any], where: str) -> Entry:
     """`entry` with `{L}` replaced in its texts; a text that is `{L}` alone becomes the value."""
     value = entry.value
     if isinstance(value, dict):
-        return Entry({key: _filled(item, values) for key, item in value.items()}, entry.place)
+        items = {key: _filled(item, values, where) for key, item in value.items()}
+        return Entry(items, entry.place)
     if isinstance(value, list):
-        return Entry([_filled(item, values) for item in value], entry.place)
+        return Entry([_filled(item, values, where) for item in value], entry.place)
     if not isinstance(value, str):
         return entry
-    alone = re.fullmatch(r"\{(\w+)\}", value)
-    if alone and alone[1] in values:
+    for name in _IN_BRACES.findall(value):
+        if name not in values:
+            given = f"its `for` gives {', '.join(values)}" if values else "the row has no `for`"
+            raise mistake(entry.place, f"{where} has {{{name}}} in {show(value)}, but {given}")
+    if alone := _IN_BRACES.fullmatch(value):
         return Entry(values[alone[1]], entry.place)
-    text = re.sub(r"\{(\w+)\}", lambda m: str(values.get(m[1], m[0])), value)
-    return Entry(text, entry.place)
+    return Entry(_IN_BRACES.sub(lambda match: str(values[match[1]]), value), entry.place)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +12,15 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mcan.config.explain import explain
 from mcan.config.layers import parse_overrides, read_layers
-from mcan.config.messages import mistake, show
+from mcan.config.messages import Place, mistake, show
 from mcan.config.section import ContradictionError, PositiveFloat, PositiveInt, Section
 from mcan.config.source import Entry
 from mcan.errors import ConfigError
 from mcan.tables.expansion import complete
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+OVERALL = "overall"
+"""The column over all questions."""
 PLANNED_KEYS = ("name", "runs", "seed")
 """Keys of the config that are set for each run of a table, by what the run is."""
 
@@ -127,7 +131,9 @@ def load_table(path: str | os.PathLike[str]) -> Table:
     Raises `ConfigError`: one sentence of file, line, key, what was found and what is allowed.
     """
     path = Path(path)
-    stated = complete(read_layers(path))
+    layers = read_layers(path)
+    _check_is_table(layers)
+    stated = complete(layers)
     try:
         file = TableFile.model_validate(stated.plain())
     except ValidationError as error:
@@ -136,8 +142,17 @@ def load_table(path: str | os.PathLike[str]) -> Table:
     return Table(path=path, **dict(file))
 
 
+def _check_is_table(stated: Entry) -> None:
+    if not {"title", "columns", "rows"}.intersection(stated.plain()):
+        needed = [name for name, field in TableFile.model_fields.items() if field.is_required()]
+        reason = f"a table states {', '.join(needed)} (docs/tables.md)"
+        hint = "a config of train.py is given with --base"
+        raise mistake(Place(stated.place.file), f"the file is no table: {reason}; {hint}")
+
+
 def _check(table: TableFile, stated: Entry) -> None:
     """What the types cannot say: unique names, known columns, overrides of the right form."""
+    _check_columns(table.columns, stated)
     first: dict[str, Entry] = {}
     for number, row in enumerate(table.rows):
         entry = stated.along(("rows", number))[-1]
@@ -160,3 +175,14 @@ def _check(table: TableFile, stated: Entry) -> None:
             if own := keys.intersection(PLANNED_KEYS):
                 reason = f"{own.pop()} is not the table's to set; seeds are stated by `seeds`"
                 raise mistake(place, f"row {show(row.name)}: {reason}")
+
+
+def _check_columns(columns: Sequence[str], stated: Entry) -> None:
+    for number, column in enumerate(columns):
+        place, where = stated.along(("columns", number))[-1].place, f"columns[{number}]"
+        if not column.strip():
+            raise mistake(place, f"{where} is {show(column)}; it must be the name of a column")
+        if column in columns[:number]:
+            raise mistake(place, f"{where} is {show(column)}, which is there already")
+        if column != OVERALL and get_close_matches(column.lower(), [OVERALL], cutoff=0.9):
+            raise mistake(place, f"{where} is {show(column)}; did you mean {OVERALL}?")

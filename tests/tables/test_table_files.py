@@ -70,7 +70,7 @@ def test_rows_have_what_they_do_not_state_of_their_table(write):
 def test_loops_stand_for_their_product(write):
     text = (
         '  - {name: "{kind}-{L}", overrides: ["model.depth={L}", "model.cascade={kind}"],\n'
-        '     series: "{kind} {unknown}", x: "{L}", for: {kind: [stacking, encoder_decoder], L: [1, 2.5]}}\n'
+        '     series: "{kind} { }", x: "{L}", for: {kind: [stacking, encoder_decoder], L: [1, 2.5]}}\n'
     )
     found = rows(write, text + ROW)
     assert [row.name for row in found] == [
@@ -82,7 +82,7 @@ def test_loops_stand_for_their_product(write):
     ]
     assert found[1].overrides == ("model.depth=2.5", "model.cascade=stacking")
     assert [row.x for row in found] == [1, 2.5, 1, 2.5, None]
-    assert found[2].series == "encoder_decoder {unknown}"
+    assert found[2].series == "encoder_decoder { }"
 
 
 # Rows that follow the eight lines of VALID -> how the message begins.
@@ -106,6 +106,9 @@ IN_ROWS = [
     ("  - {name: '{L}', for: {L: [[1]]}}", "t.yaml:9: rows[0].for is"),
     ("  - {name: '{L}', for: {}}", "t.yaml:9: rows[0].for is {}; it must be"),
     ("  - {name: 'n{L}', for: {L: [1]},\n     published: {overall: 3}}", "t.yaml:10: rows[0] has `for`; state figures in rows of their own"),
+    ("  - {name: 'n{q}'}", 't.yaml:9: rows[0] has {q} in "n{q}", but the row has no `for`'),
+    ("  - {name: a}\n  - {name: b, x: '{q}'}", 't.yaml:10: rows[1] has {q} in "{q}", but the row has no `for`'),
+    ("  - {name: '{L}', overrides: ['model.depth={l}'], for: {L: [1], k: [2]}}", 't.yaml:9: rows[0] has {l} in "model.depth={l}", but its `for` gives L, k'),
     ("  - {name: a, base: no.yaml}", "t.yaml:9: base names no.yaml, which does not exist"),
     ("  - {name: a, base: 3}", "t.yaml:9: rows[0].base is 3; it must be text"),
     ("  - {name: a, x: far}", 't.yaml:9: rows[0].x is "far"; it must be a number, or null'),
@@ -127,6 +130,11 @@ IN_TABLE = [
     (("base: config.yaml\n", ""), "t.yaml: base is missing; it must be text"),
     (("base: config.yaml", "base: no.yaml"), "t.yaml:5: base names no.yaml, which does not exist"),
     (("[overall, yes/no]", "[]"), "t.yaml:7: columns is []; it must be a list of at least 1 item, each text"),
+    (("yes/no", "''"), 't.yaml:7: columns[1] is ""; it must be the name of a column'),
+    (("yes/no", "' '"), 't.yaml:7: columns[1] is " "; it must be the name of a column'),
+    (("yes/no", "overall"), 't.yaml:7: columns[1] is "overall", which is there already'),
+    (("overall,", "overal,"), 't.yaml:7: columns[0] is "overal"; did you mean overall?'),
+    (("overall,", "Overall,"), 't.yaml:7: columns[0] is "Overall"; did you mean overall?'),
     (("split: val", "split: val\nseeds: 3"), "t.yaml:7: seeds is 3; it must be a list of at least 1 item, each a whole number"),
     (("split: val", "split: val\nplot: {y: a}"), "t.yaml:7: plot.y is not a key of plot; its keys are x"),
     (("split: val", "split: val\npath: a"), "t.yaml:7: path is not a key of the table"),
@@ -143,6 +151,17 @@ def test_mistakes_in_the_table(write, change, begins):
         load_table("t.yaml")
     assert str(caught.value).startswith(begins)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [BASE, ""])
+def test_a_file_that_is_no_table(write, text):
+    write({"t.yaml": text})
+    with pytest.raises(ConfigError) as caught:
+        load_table("t.yaml")
+    assert str(caught.value) == (
+        "t.yaml: the file is no table: a table states title, source, verified, dataset, base, "
+        "split, columns, rows (docs/tables.md); a config of train.py is given with --base"
+    )
 
 
 def test_no_file(write):
