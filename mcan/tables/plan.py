@@ -122,8 +122,11 @@ def _resolve(
         return load_config(file, overrides)
     except ConfigError as error:
         load_config(file, added)  # the mistake of the file or of --set is told as theirs
-        reason = str(error).removeprefix("command line: ")
-        raise ConfigError(f"{table.path}: row {row.name!r}: {reason}") from None
+        reason = f": {str(error).removeprefix('command line: ')}"
+        key, missing, _ = reason.removeprefix(": ").partition(" is missing;")
+        if missing:
+            reason = f" needs {key}, which {file} does not state; choose a base that does"
+        raise ConfigError(f"{table.path}: row {row.name!r}{reason}") from None
 
 
 def _digest(config: Config) -> str:

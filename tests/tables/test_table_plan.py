@@ -114,6 +114,15 @@ def test_rows_that_do_not_fit_their_base(table):
     Path("t.yaml").write_text(TABLE.replace("model.depth=2", "model.dpth=2"))
     with pytest.raises(ConfigError, match=r"t\.yaml: row 'two': model\.dpth is not a key of model"):
         plan(load_table("t.yaml"))
+    Path("t.yaml").write_text(
+        TABLE.replace("model.depth=2", "model.question.word_vectors.frozen=true")
+    )
+    with pytest.raises(ConfigError) as caught:
+        plan(load_table("t.yaml"), Path("other.yaml"))
+    assert str(caught.value) == (
+        "t.yaml: row 'two' needs model.question.word_vectors.path, which other.yaml does not "
+        "state; choose a base that does"
+    )
     Path("t.yaml").write_text(TABLE.replace("name: six}", "name: six, base: other.yaml}"))
     with pytest.raises(ConfigError, match="the row 'six' has a base of its own"):
         plan(load_table("t.yaml"), Path("other.yaml"))
