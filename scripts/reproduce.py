@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from mcan.config import load_config
 from mcan.config.layers import parse_overrides
 from mcan.errors import ConfigError, command
 from mcan.report.write import write_results
+from mcan.tables.call import Call, table_folder
 from mcan.tables.children import Children, Interrupted
 from mcan.tables.contents import Contents
 from mcan.tables.filled import fill, read_filled
 from mcan.tables.outcome import read_outcome
-from mcan.tables.plan import RUNS, PlannedRun, plan
-from mcan.tables.preview import preview
+from mcan.tables.plan import RUNS, PlannedRun, counted_runs, plan
+from mcan.tables.preview import equal_rows, preview
 from mcan.tables.runner import collect, distinct, run_all
 from mcan.tables.slurm import submit
 from mcan.tables.spec import load_table
@@ -76,7 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="FOLDER",
         help="for the table (default: tables/<table> in --runs, with --base "
-        "tables/<table>_<its name>)",
+        "tables/<table>_<its name>, with --set or --seeds -<hash of the runs> after it)",
     )
     parser.add_argument(
         "--fill",
@@ -109,37 +109,56 @@ def shard(text: str) -> tuple[int, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     table = load_table(args.table)
-    runs = plan(table, args.base, args.set, args.seeds, None, args.runs)
-    chosen = plan(table, args.base, args.set, args.seeds, args.rows, args.runs)
+    call = Call.of(args.base, args.set, args.seeds)
+    changes = (call.base, call.overrides, call.seeds)
+    runs = plan(table, *changes, None, args.runs)
+    chosen = plan(table, *changes, args.rows, args.runs)
+    shared = equal_rows(chosen)
     if args.shard:
         number, count = args.shard
         chosen = distinct(chosen)[number - 1 :: count]
-    if args.dry_run:
-        print(preview(table, chosen, args.runs, table.assume if args.base is None else None))
-        return 0
-    base = f"_{load_config(args.base, args.set).name}" if args.base else ""
-    output = args.output or args.runs / "tables" / f"{table.name}{base}"
+    output = args.output or table_folder(table, call, runs, args.runs)
     contents = Contents()
+    if args.dry_run:
+        print(preview(table, call, chosen, args.runs, None if call.base else table.assume))
+        print("\n".join([*shared, f"table: {output}"]))
+        return 0
     collect(runs, contents)  # Before the work, so that changed data is found at once.
     make_folder(output)
     failures: list[str] = []
     if args.fill:
         fill(table, runs, args.fill)
-    elif args.launcher == "slurm":
-        submit_jobs(chosen, args)
     else:
-        with Children() as children:
-            try:
-                failures = run_all(chosen, children, args.nproc)
-            except Interrupted as stop:
-                again = shlex.join(sys.argv[1:] if arguments is None else arguments)
-                sys.stderr.write(f"{stop}; continue: python scripts/reproduce.py {again}\n")
-                return stop.exit_status
-    write_results(output, table, runs, collect(runs, contents), read_filled(runs))
-    print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
+        print("\n".join([f"table: {output}", *shared]), flush=True)
+        try:
+            failures = do(chosen, args)
+        except Interrupted as stop:
+            again = shlex.join(sys.argv[1:] if arguments is None else arguments)
+            sys.stderr.write(f"{stop}; continue: python scripts/reproduce.py {again}\n")
+            return stop.exit_status
+    outcomes = collect(runs, contents)
+    if outcomes or not runs:
+        write_results(output, table, runs, outcomes, read_filled(runs), call)
+        print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
+    else:
+        print(f"nothing written to {output}: no run of the table is finished")
     for failure in failures:
         sys.stderr.write(f"failed: {failure}\n")
     return 1 if failures else 0
+
+
+def do(runs: Sequence[PlannedRun], args: argparse.Namespace) -> list[str]:
+    """Do those that are not done, or submit them; a sentence for each that failed."""
+    runs = distinct(runs)
+    left = [run for run in runs if read_outcome(run) is None]
+    if not left:
+        print(f"nothing to run: {counted_runs(len(runs))}, all done")
+        return []
+    if args.launcher == "slurm":
+        submit_jobs(left, args)
+        return []
+    with Children() as children:
+        return run_all(left, children, args.nproc)
 
 
 def make_folder(output: Path) -> None:
@@ -156,11 +175,8 @@ def make_folder(output: Path) -> None:
 
 
 def submit_jobs(runs: Sequence[PlannedRun], args: argparse.Namespace) -> None:
-    left = [run for run in distinct(runs) if read_outcome(run) is None]
-    if not left:
-        return
     parameters = parse_overrides(args.slurm).plain()
-    jobs = submit(left, args.runs / ".slurm", parameters, args.nproc)
+    jobs = submit(runs, args.runs / ".slurm", parameters, args.nproc)
     print(f"submitted: {', '.join(jobs)}; what they print is in {args.runs / '.slurm'}")
     print("when they have ended, the same command without --launcher and --slurm writes the table")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from mcan.tables.call import AS_STATED, Call
 from mcan.tables.outcome import Outcome, outcome_path
 from mcan.tables.plan import PlannedRun
 from mcan.tables.spec import Row, Table
@@ -105,6 +106,8 @@ class Summary:
     rows: tuple[RowSummary, ...]
     datasets: tuple[str, ...]
     """Datasets of the finished runs."""
+    call: Call = AS_STATED
+    """What the command changed."""
 
     @property
     def comparable(self) -> bool:

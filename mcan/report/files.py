@@ -11,7 +11,7 @@ from typing import Any
 
 from mcan.report.aggregate import OVERALL, Cell, RowSummary, Summary
 from mcan.report.commands import evaluation_command, training_command
-from mcan.report.wording import Grid, footnotes, grids
+from mcan.report.wording import Grid, called, footnotes, grids
 
 CSV_HEAD = (
     "row",
@@ -33,6 +33,8 @@ _SPECIAL = re.compile(r"[\\`*<|\[]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 def markdown(summary: Summary) -> str:
     """The table as GitHub's Markdown, aligned so that it is also readable as plain text."""
     parts = [f"# {_escaped(summary.table.title)}"]
+    if changed := called(summary):
+        parts.append(_escaped(changed))
     for grid in grids(summary):
         parts += [_escaped(grid.caption)] if grid.caption else []
         parts.append("\n".join(_lines(grid)))
@@ -96,10 +98,16 @@ def _origin(cell: Cell) -> str | None:
 
 
 def json_text(summary: Summary) -> str:
-    """Everything: also each seed's figures, overrides and commands."""
-    table = summary.table
+    """Everything: also the call, and each seed's figures, overrides and commands."""
+    table, call = summary.table, summary.call
     content = {
         "title": table.title,
+        "call": {
+            "table": str(table.path),
+            "base": None if call.base is None else str(call.base),
+            "set": list(call.overrides),
+            "seeds": None if call.seeds is None else list(call.seeds),
+        },
         "source": table.source,
         "dataset_of_published_figures": table.dataset,
         "datasets_of_runs": list(summary.datasets),

@@ -16,7 +16,7 @@ from mcan.report.commands import evaluation_command, training_command
 from mcan.report.curves import chart, key, linear_axis, logarithmic_axis
 from mcan.report.page_style import STYLE
 from mcan.report.run_files import Curves, read_curves, read_environment
-from mcan.report.wording import ABSENT, Grid, footnotes, grids
+from mcan.report.wording import ABSENT, Grid, called, footnotes, grids
 
 RowCurves = dict[int, Curves]
 """Seed -> curves of its run."""
@@ -37,12 +37,12 @@ _VERSIONS = {
 
 def page(summary: Summary, figure: bytes) -> str:
     """The results page; `figure` is table.png. Raises `RunError` where a run's log is damaged."""
-    title = escape(summary.table.title)
+    title, changed = escape(summary.table.title), called(summary)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{title}</h1>\n"
+        f"<h1>{title}</h1>\n{f'<p>{escape(changed)}</p>' if changed else ''}\n"
         f"{_results(summary)}{_figure(summary, figure)}{_runs(summary)}{_versions(summary)}"
         "</main>\n</body>\n</html>\n"
     )

@@ -20,6 +20,11 @@ class Grid(NamedTuple):
     rows: list[list[str]]
 
 
+def called(summary: Summary) -> str | None:
+    """What the command changed for all rows, as a sentence; None where nothing."""
+    return f"Run {summary.call.told}." if summary.call.told else None
+
+
 def grids(summary: Summary) -> list[Grid]:
     """Accuracies with the published figures beside them, or below where these have many columns."""
     columns = summary.columns

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
@@ -98,18 +97,32 @@ def training_flops(config: Config, sizes: DataSizes) -> float:
     return float(_FLOPS_PER_MAC) * macs * sizes.questions * config.train.epochs
 
 
-def seconds_per_flop(runs_folder: Path, assumed: Assumed | None) -> float | None:
-    """The median over the finished runs of a folder that were never interrupted; None without."""
+@dataclass(frozen=True)
+class Pace:
+    """How fast runs were: the median of `finished` runs, which is that of `run`."""
+
+    seconds_per_flop: float
+    run: Path
+    finished: int
+
+
+def pace(runs_folder: Path, assumed: Assumed | None) -> Pace | None:
+    """Of the finished runs of a folder that were never interrupted; None without."""
     found = []
     for path in sorted(runs_folder.glob("*/outcome_*.json")):
         run = RunFolder(path.parent)
         try:
             config = load_config(run.config)
             starts = json.loads(run.environment.read_text(encoding="utf-8"))["starts"]
-            seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
-        except (OSError, ValueError, KeyError, UserError):  # an estimate does without it
+            seconds = float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+            once = len(starts) == 1
+        # an estimate does without it
+        except (OSError, ValueError, KeyError, TypeError, UserError):
             continue
         sizes = data_sizes(config, assumed)
-        if sizes is not None and len(starts) == 1:
-            found.append(seconds / training_flops(config, sizes))
-    return median(found) if found else None
+        if sizes is not None and once:
+            found.append((seconds / training_flops(config, sizes), run.path))
+    if not found:
+        return None
+    middle, run_path = sorted(found)[(len(found) - 1) // 2]
+    return Pace(middle, run_path, len(found))

@@ -40,6 +40,11 @@ class PlannedRun:
         return f"{self.row.name}, seed {self.seed}"
 
 
+def counted_runs(number: int) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} run{'' if number == 1 else 's'}"
+
+
 def plan(
     table: Table,
     base: Path | None = None,

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mcan.engine.run_folder import RunFolder
-from mcan.tables.cost import data_sizes, seconds_per_flop, training_flops
+from mcan.tables.call import Call, in_force
+from mcan.tables.cost import data_sizes, pace, training_flops
 from mcan.tables.outcome import outcome_path, read_outcome
-from mcan.tables.plan import PlannedRun
+from mcan.tables.plan import PlannedRun, counted_runs
 from mcan.tables.runner import distinct
 from mcan.tables.spec import Assumed, Row, Table
 
@@ -16,23 +17,44 @@ _PETA = 1e15
 
 
 def preview(
-    table: Table, runs: Sequence[PlannedRun], runs_folder: Path, assumed: Assumed | None
+    table: Table,
+    call: Call,
+    runs: Sequence[PlannedRun],
+    runs_folder: Path,
+    assumed: Assumed | None,
 ) -> str:
     """A text for the terminal. `assumed` sizes are used for data that is not prepared."""
-    return "\n".join(_Preview(runs, runs_folder, assumed).lines(table))
+    return "\n".join(_Preview(call, runs, runs_folder, assumed).lines(table))
+
+
+def equal_rows(runs: Sequence[PlannedRun]) -> list[str]:
+    """A sentence on the rows that are one run, since their configs are equal; none without."""
+    rows: dict[Path, dict[str, None]] = {}
+    for run in runs:
+        rows.setdefault(outcome_path(run), {})[run.row.name] = None
+    groups = dict.fromkeys(" = ".join(names) for names in rows.values() if len(names) > 1)
+    if not groups:
+        return []
+    return [f"rows that are one run, since their configs are equal: {'; '.join(groups)}"]
 
 
 class _Preview:
     def __init__(
-        self, runs: Sequence[PlannedRun], runs_folder: Path, assumed: Assumed | None
+        self,
+        call: Call,
+        runs: Sequence[PlannedRun],
+        runs_folder: Path,
+        assumed: Assumed | None,
     ) -> None:
+        self._call = call
         self._runs = runs
-        self._pace = seconds_per_flop(runs_folder, assumed)
+        self._pace = pace(runs_folder, assumed)
         self._sizes = {id(run): data_sizes(run.config, assumed) for run in runs}
         self._first = {outcome_path(run): run for run in distinct(runs)}
 
     def lines(self, table: Table) -> Iterator[str]:
-        yield f"{table.title} ({table.path})"
+        called = f", {self._call.told}" if self._call.told else ""
+        yield f"{table.title} ({table.path}{called})"
         for row in table.rows:
             runs = [run for run in self._runs if run.row.name == row.name]
             if runs or not row.runs:
@@ -51,7 +73,7 @@ class _Preview:
         if not runs:
             yield "  not run here"
             return
-        first, own = runs[0], row.overrides
+        first, own = runs[0], in_force([*row.overrides, *self._call.overrides])
         where = f"submission for {first.split}" if first.submission else first.split
         yield f"  config     {first.base}{''.join(f' {text}' for text in own)} -> {where}"
         for run in runs:
@@ -69,14 +91,16 @@ class _Preview:
         return "cost unknown" if sizes is None else self._told(training_flops(run.config, sizes))
 
     def _told(self, flops: float) -> str:
-        hours = "" if self._pace is None else f", about {flops * self._pace / 3600:.3g} h"
-        return f"{flops / _PETA:.3g} PFLOP{hours}"
+        told = f"{flops / _PETA:.3g} PFLOP"
+        if self._pace is None:
+            return told
+        return f"{told}, about {flops * self._pace.seconds_per_flop / 3600:.3g} h"
 
     def _totals(self) -> Iterator[str]:
         runs = list(self._first.values())
         states = [self._state(run) for run in runs]
         counts = [f"{states.count(s)} {s}" for s in ("done", "partly", "new") if s in states]
-        yield f"{len(runs)} runs: {', '.join(counts)}"
+        yield f"{counted_runs(len(runs))}: {', '.join(counts) or 'none'}"
         left = [run for run, state in zip(runs, states, strict=True) if state != "done"]
         known = [(run.config, size) for run in left if (size := self._sizes[id(run)])]
         if known:
@@ -86,6 +110,9 @@ class _Preview:
             yield "where the cost is unknown, the data is not prepared here"
 
     def _notes(self, table: Table) -> Iterator[str]:
+        if self._pace is not None and any(self._sizes.values()):
+            among = f"the median of {counted_runs(self._pace.finished)} done without interruption"
+            yield f"hours assume the pace of {self._pace.run}, {among}"
         if any(sizes and sizes.assumed for sizes in self._sizes.values()):
             yield "sizes of data that is not prepared here are assumed, as the table file states"
         if any(row.published and not row.verified for row in table.rows):

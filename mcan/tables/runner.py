@@ -11,7 +11,7 @@ from mcan.tables.claims import claim
 from mcan.tables.contents import Contents
 from mcan.tables.execution import Programs, execute
 from mcan.tables.outcome import Outcome, outcome_path, read_outcome
-from mcan.tables.plan import PlannedRun
+from mcan.tables.plan import PlannedRun, counted_runs
 
 _POLL_SECONDS = 1.0
 
@@ -49,7 +49,7 @@ def run_all(runs: Sequence[PlannedRun], children: Children, processes: int = 1) 
     while waiting:
         elsewhere = [run for run in waiting if not _attempt(run, children, processes, failures)]
         if elsewhere and not told:
-            print(f"\nwaiting for {len(elsewhere)} runs of other processes", flush=True)
+            print(f"\nwaiting for {counted_runs(len(elsewhere))} of other processes", flush=True)
             told = True
         if len(elsewhere) == len(waiting):
             children.sleep(_POLL_SECONDS)

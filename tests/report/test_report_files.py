@@ -7,11 +7,14 @@ import io
 import json
 import re
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from made import Made, make, row
 
 from mcan.report.files import csv_text, json_text, markdown
+from mcan.tables.call import Call
 
 
 def cells(text: str, table: int = 0) -> list[list[str]]:
@@ -52,6 +55,24 @@ def test_markdown_beside_the_published_figures(two_rows):
         "- Not finished: deep (seeds 0, 2).",
     ):
         assert note in text.splitlines()
+
+
+def test_what_the_command_changed_is_stated(two_rows):
+    plain = two_rows.summary
+    assert markdown(plain).startswith("# Table 1: depth\n\n| row ")
+    assert json.loads(json_text(plain))["call"] == {
+        "table": str(plain.table.path),
+        "base": None,
+        "set": [],
+        "seeds": None,
+    }
+    overrides = ["train.epochs=3", "optimizer.lr=5e-4", "data.images=[a_b.h5]"]
+    summary = replace(plain, call=Call.of(Path("other.yaml"), overrides, [1, 0]))
+    line = markdown(summary).splitlines()[2]
+    stated = "data.images=[a_b.h5] optimizer.lr=5e-4 train.epochs=3"
+    assert line == f"Run on other.yaml with {stated} and seeds 0, 1.".replace("[", "\\[")
+    call = json.loads(json_text(summary))["call"]
+    assert (call["base"], call["set"], call["seeds"]) == ("other.yaml", sorted(overrides), [0, 1])
 
 
 def test_markdown_with_many_published_columns(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from made import ENVIRONMENT, Made, make, row
 from mcan.errors import DataError, RunError
 from mcan.report.page import page
 from mcan.report.write import write_results
+from mcan.tables.call import Call
 
 VOID = {"meta", "img", "br", "link"}
 NASTY = '<script>alert("x")</script>'
@@ -73,6 +75,12 @@ def test_everything_is_escaped_and_balanced(made):
     assert NASTY in read.text_of("th")
     assert NASTY in read.text_of("h3")
     assert any(NASTY in (svg.get("aria-label") or "") for svg in read.attributes("svg"))
+
+
+def test_what_the_command_changed_is_stated(made):
+    summary = replace(made.summary, call=Call(overrides=(f"name={NASTY}",)))
+    assert f"Run with name={NASTY}." in Reader(page(summary, b"")).text_of("p")
+    assert "Run with" not in page(made.summary, b"")
 
 
 def test_the_page_loads_nothing_and_is_accessible(made):

@@ -12,7 +12,6 @@ import pytest
 from runs import ROOT, at_call, contents, die, program, send
 from table_lab import TABLE, TableLab, make_table_lab, until
 
-from mcan.data.synthetic import make_synthetic
 from mcan.engine.trainer import Trainer
 
 
@@ -38,7 +37,23 @@ def test_the_table_is_done_and_skipped_then(lab):
     again = lab.reproduce()
     assert again.status == 0
     assert "train.py" not in again.out
+    assert "nothing to run: 4 runs, all done" in again.out.splitlines()
     assert contents(lab.folder / "runs") == before
+
+
+def test_another_call_leaves_the_table_as_it_is(lab):
+    """It has a folder of its own, which it names before it runs, and says what it changed."""
+    before = lab.results()
+    result = lab.reproduce("--set", "model.hidden_size=4", "--seeds", "0")
+    assert result.status == 0, result.err
+    assert lab.results() == before
+    (folder,) = (lab.folder / "runs/reproduce/tables").glob("table-*")
+    named, shared, *_ = result.out.splitlines()
+    assert named == f"table: {folder.relative_to(lab.folder)}"
+    assert shared == "rows that are one run, since their configs are equal: wide = narrow"
+    assert "train.py" not in result.out  # that of the narrow row is done
+    text = (folder / "table.md").read_text()
+    assert text.splitlines()[2] == "Run with model.hidden_size=4 and seed 0."
 
 
 @pytest.mark.slow
@@ -168,9 +183,10 @@ def test_a_training_that_is_stopped_is_not_evaluated(lab):
 
 
 def test_failures_do_not_stop_the_others(lab):
-    text = TABLE.replace("model.hidden_size=16", "data.prepared=nowhere")
+    text = TABLE.replace("model.hidden_size=16", "model.image.input=pixels")
     (lab.folder / "table.yaml").write_text(text)
     result = lab.reproduce("--output", "failing")
+    failing = lab.reproduce("--output", "none", "--runs", "none", "--rows", "wide")
     (lab.folder / "table.yaml").write_text(TABLE)
     assert result.status == 1
     failed = [line for line in result.err.splitlines() if line.startswith("failed: ")]
@@ -178,9 +194,12 @@ def test_failures_do_not_stop_the_others(lab):
     assert all(
         line.endswith("train.py ended with exit status 2; it says above why") for line in failed
     )
-    assert "there is no such prepared dataset" in result.err
+    assert "model.image.input is pixels" in result.err
     assert "0 of 2" in result.out
     assert "2 of 2" in result.out
+    assert failing.status == 1
+    assert "nothing written to none: no run of the table is finished" in failing.out
+    assert not list((lab.folder / "none").glob("table.*"))
 
 
 def test_submissions_and_what_the_server_says(lab):
@@ -219,48 +238,15 @@ def test_another_base_is_evaluated_on_its_own_split(lab):
     assert result.status == 0
     (run,) = (lab.folder / "runs/reproduce").glob("other-*")
     assert (run / "outcome_train.json").exists()
-    assert (lab.folder / "runs/reproduce/tables/table_other/table.md").exists()
-
-
-@pytest.mark.parametrize("output", ["table.yaml", "table.yaml/below"])
-def test_a_folder_that_cannot_be_made_is_told_before_any_run(lab, output):
-    result = lab.reproduce("--runs", "unmade", "--output", output)
-    assert result.status == 2
-    (error,) = result.errors()
-    assert error.startswith(f"error: {output}: the table's folder cannot be made or written (")
-    assert not (lab.folder / "unmade").exists()
-
-
-def test_changed_data_is_told(tmp_path):
-    lab = make_table_lab(tmp_path)
-    args = ("--rows", "narrow", "--seeds", "0")
-    assert lab.reproduce(*args).status == 0
-    before = contents(lab.folder / "runs")
-    make_synthetic(tmp_path / "new", questions=44, images=10, answers=5, vocabulary=12, seed=1)
-    (tmp_path / "prepared").rename(tmp_path / "old")
-    (tmp_path / "new/prepared").rename(tmp_path / "prepared")
-    result = lab.reproduce(*args)
-    assert result.status == 2
-    (error,) = result.errors()
-    assert "(narrow, seed 0): the split 'train' of prepared is not what it was" in error
-    assert contents(lab.folder / "runs") == before
-
-
-def test_damaged_outcomes_are_told(lab):
-    path = lab.folders()[0] / "outcome_val.json"
-    whole = path.read_text()
-    for text, reason in (("{", "not valid JSON"), ("{}", "not what reproduce.py wrote")):
-        path.write_text(text)
-        (error,) = lab.reproduce().errors()
-        assert reason in error
-    path.write_text(whole)
+    (table,) = (lab.folder / "runs/reproduce/tables").glob("table_other-*/table.md")
+    assert "Run on small.yaml with data.evaluate=train and seed 0." in table.read_text()
 
 
 @pytest.mark.slow
 def test_as_a_user_starts_it(tmp_path):
     """In programs of their own; the second time killed in the middle."""
-    lab = make_table_lab(tmp_path)
-    reproduce = [sys.executable, str(ROOT / "scripts/reproduce.py"), "table.yaml", "--seeds", "0"]
+    lab = make_table_lab(tmp_path, TABLE.replace("seeds: [0, 1]", "seeds: [0]"))
+    reproduce = [sys.executable, str(ROOT / "scripts/reproduce.py"), "table.yaml"]
     alone = program(*reproduce, cwd=lab.folder)
     assert alone.status == 0, alone.err
     killed = [*reproduce, "--runs", "killed"]

@@ -13,7 +13,7 @@ from mcan.data.prepared import Prepared
 from mcan.data.store import open_store
 from mcan.data.synthetic import make_synthetic
 from mcan.nn.mcan import ModelSizes, build_model
-from mcan.tables.cost import data_sizes, seconds_per_flop, training_flops
+from mcan.tables.cost import data_sizes, pace, training_flops
 from mcan.tables.spec import Assumed
 
 ASSUMED = Assumed(
@@ -103,8 +103,8 @@ def test_training_of_the_full_size(tmp_path):
 
 
 def test_time_of_finished_runs(tmp_path):
-    """The median over runs that were started once."""
-    assert seconds_per_flop(tmp_path, ASSUMED) is None
+    """The median over runs that were started once, and which run that is."""
+    assert pace(tmp_path, ASSUMED) is None
     chosen = config(tmp_path)
     sizes = data_sizes(chosen, ASSUMED)
     assert sizes is not None
@@ -116,4 +116,13 @@ def test_time_of_finished_runs(tmp_path):
         (run / "environment.json").write_text(json.dumps({"starts": [{}] * starts}))
         (run / "outcome_val.json").write_text(json.dumps({"seconds": seconds}))
     (tmp_path / "run3/outcome_test.json").write_text("{")
-    assert seconds_per_flop(tmp_path, ASSUMED) == pytest.approx(20 / flops)
+    for number, damaged in enumerate(("[]", '{"seconds": "long"}', '{"seconds": null}')):
+        (tmp_path / f"run0/outcome_{number}.json").write_text(damaged)
+    found = pace(tmp_path, ASSUMED)
+    assert found is not None
+    assert found.seconds_per_flop == pytest.approx(20 / flops)
+    assert (found.run, found.finished) == (tmp_path / "run2", 3)
+    (tmp_path / "run1/outcome_val.json").unlink()
+    lower = pace(tmp_path, ASSUMED)
+    assert lower is not None
+    assert (lower.run, lower.finished) == (tmp_path / "run0", 2)
