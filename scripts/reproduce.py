@@ -21,6 +21,7 @@ from mcan.tables.filled import fill, read_filled
 from mcan.tables.outcome import read_outcome
 from mcan.tables.plan import RUNS, PlannedRun, counted_runs, plan
 from mcan.tables.preview import equal_rows, preview
+from mcan.tables.readiness import check_known, check_ready, unchecked
 from mcan.tables.runner import collect, distinct, run_all
 from mcan.tables.slurm import submit
 from mcan.tables.spec import load_table
@@ -120,10 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = args.output or table_folder(table, call, runs, args.runs)
     contents = Contents()
     if args.dry_run:
+        check_known(table, runs, chosen, contents)
         print(preview(table, call, chosen, args.runs, None if call.base else table.assume))
-        print("\n".join([*shared, f"table: {output}"]))
+        print("\n".join([*shared, *unchecked(table, chosen, contents), f"table: {output}"]))
         return 0
     collect(runs, contents)  # Before the work, so that changed data is found at once.
+    if not args.fill:
+        check_ready(table, runs, chosen, contents)
     make_folder(output)
     failures: list[str] = []
     if args.fill:

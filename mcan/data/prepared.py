@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcan.data.split import FORMAT_VERSION, Split, read_split
+from mcan.data.split import FORMAT_VERSION, Split, read_answer_types, read_split
 from mcan.errors import DataError
 from mcan.text.vocabulary import Vocabulary
 
@@ -26,9 +26,9 @@ class Prepared:
         """Raises `DataError` where the folder or one of its two JSON files is not as documented."""
         folder = Path(folder)
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: there is no such prepared dataset; run the prepare.py of the dataset"
-            )
+            script = folder.parent / "prepare.py"
+            what = f"python {script}" if script.is_file() else "the prepare.py of the dataset"
+            raise DataError(f"{folder}: there is no such prepared dataset; run {what}")
         meta = read_meta(folder)
         return cls(folder, Vocabulary.read(folder / "vocabulary.json"), meta)
 
@@ -44,6 +44,11 @@ class Prepared:
     def metric(self) -> str:
         """The metric that the dataset is scored by."""
         return str(self.meta["metric"])
+
+    def answer_types(self) -> set[str]:
+        """The names that some split has. Raises `DataError` where one cannot be read."""
+        files = (self.folder / f"{name}.h5" for name in self.splits)
+        return {name for path in files for name in read_answer_types(path)}
 
     def split(self, name: str) -> Split:
         """Read and check a split. Raises `DataError`; for an unknown name it lists the known."""

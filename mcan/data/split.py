@@ -146,6 +146,12 @@ def read_split(path: Path, name: str, vocabulary: Vocabulary) -> Split:
         return _read(file, path, name, vocabulary)
 
 
+def read_answer_types(path: Path) -> tuple[str, ...]:
+    """The names of a split's answer types, without reading the split."""
+    with reading(path, "prepared split") as file:
+        return tuple(read_strings(file, "answer_type_names"))
+
+
 def _read(file: h5py.File, path: Path, name: str, vocabulary: Vocabulary) -> Split:
     version = file.attrs.get("format_version")
     if version != FORMAT_VERSION:

@@ -9,20 +9,30 @@ from mcan.tables.plan import PlannedRun
 
 
 class Contents:
-    """Digests of the splits of prepared datasets, each read once."""
+    """Prepared datasets and digests of their splits, each read once."""
 
     def __init__(self) -> None:
-        self._prepared: dict[str, Prepared | None] = {}
+        self._prepared: dict[str, Prepared | DataError] = {}
         self._digests: dict[tuple[str, str], str | None] = {}
 
-    def prepared(self, folder: str) -> Prepared | None:
-        """The prepared dataset, None where there is none (any longer)."""
+    def open(self, folder: str) -> Prepared:
+        """The prepared dataset; raises `DataError` where there is none that can be read."""
         if folder not in self._prepared:
             try:
                 self._prepared[folder] = Prepared.open(folder)
-            except DataError:
-                self._prepared[folder] = None
-        return self._prepared[folder]
+            except DataError as error:
+                self._prepared[folder] = error
+        found = self._prepared[folder]
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+    def prepared(self, folder: str) -> Prepared | None:
+        """The prepared dataset, None where there is none (any longer)."""
+        try:
+            return self.open(folder)
+        except DataError:
+            return None
 
     def digest(self, folder: str, split: str) -> str | None:
         """Of the content of a split; None where it cannot be told."""

@@ -63,3 +63,10 @@ def test_whose_pace_hours_are_of(dry_run):
     assert (
         f"hours assume the pace of {run.folder}, the median of 1 run done without interruption"
     ) in dry_run()
+
+
+def test_without_data(dry_run):
+    lines = dry_run("--set", "data.prepared=no")
+    assert lines[-2] == (
+        "not checked, since no is not prepared here: splits and the columns yes/no, number, other"
+    )
