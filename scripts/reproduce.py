@@ -84,10 +84,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         action="extend",
         metavar="ROW[:COLUMN]=FIGURE",
-        help="enter what the evaluation server gave for a run's submission and write the table; "
-        "runs nothing",
+        help="enter what the evaluation server gave for a run's submission, in %%, and write the "
+        "table; runs nothing",
     )
     args = parser.parse_args(arguments)
+    if args.fill and args.dry_run:
+        parser.error("--fill writes figures; leave --dry-run out")
     if args.slurm and args.launcher != "slurm":
         parser.error("--slurm needs --launcher slurm")
     return args
