@@ -108,8 +108,8 @@ def _only_run(row: str, runs: Sequence[PlannedRun], text: str) -> PlannedRun:
         )
     if read_outcome(first) is None:
         raise RunError(
-            f"--fill {text!r}: {first.folder} ({first.title}) is not done; give --base, --set, "
-            "--seeds and --runs as for the run that was submitted, or run it first, without --fill"
+            f"--fill {text!r}: {first.folder} ({first.title}) is not done; give --set, --seeds "
+            "and --runs as for the run that was submitted, or run it first, without --fill"
         )
     return first
 

@@ -205,7 +205,7 @@ def test_submissions_and_what_the_server_says(lab):
         assert "86.82" in lab.reproduce(*args, "--output", "elsewhere").out
         changed = lab.reproduce(*args, "--set", "optimizer.lr=0.01", "--fill", "wide=71")
         (error,) = changed.errors()
-        assert "(wide, seed 0) is not done; give --base, --set, --seeds and --runs as" in error
+        assert "(wide, seed 0) is not done; give --set, --seeds and --runs as" in error
         dry = lab.reproduce(*args, "--fill", "wide=71", "--dry-run")
         assert (dry.status, dry.out) == (2, "")
         assert dry.err.endswith("error: --fill writes figures; leave --dry-run out\n")

@@ -118,7 +118,7 @@ def test_mistakes(table, runs, text, message):
 
 def test_a_run_that_is_not_done(table, runs):
     (runs[1].folder / "outcome_test.json").unlink()
-    with pytest.raises(RunError, match=r"\(large, seed 0\) is not done; give --base, --set, --see"):
+    with pytest.raises(RunError, match=r"\(large, seed 0\) is not done; give --set, --seeds"):
         fill(table, runs, ["small: L = 6=70", "large=70"])
     assert read_filled(runs) == {}
 
