@@ -16,6 +16,7 @@ from mcan.config.layers import parse_overrides
 from mcan.errors import ConfigError, command
 from mcan.report.write import write_results
 from mcan.tables.children import Children, Interrupted
+from mcan.tables.claims import turn
 from mcan.tables.contents import Contents
 from mcan.tables.filled import fill, read_filled
 from mcan.tables.outcome import read_outcome
@@ -137,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 again = shlex.join(sys.argv[1:] if arguments is None else arguments)
                 sys.stderr.write(f"{stop}; continue: python scripts/reproduce.py {again}\n")
                 return stop.exit_status
-    write_results(output, table, runs, collect(runs, contents), read_filled(runs))
+    with turn(output):  # Else one that collected earlier could write later.
+        write_results(output, table, runs, collect(runs, contents), read_filled(runs))
     print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
     for failure in failures:
         sys.stderr.write(f"failed: {failure}\n")
