@@ -15,7 +15,7 @@ from mcan.data.preflight import preflight
 from mcan.data.prepared import Prepared
 from mcan.engine.checkpoint import Checkpoint, load_checkpoint
 from mcan.engine.distributed import Ranks, ranks
-from mcan.engine.resume import checkpoint_to_resume
+from mcan.engine.resume import check_same_data, checkpoint_to_resume
 from mcan.engine.run_folder import RunFolder
 from mcan.engine.signals import StopRequest, stop_on_signals
 from mcan.engine.trainer import Trainer
@@ -100,7 +100,7 @@ def train(
     model = build_model(config.model, sizes, vectors)
     template = describe_run(config, prepared, dataset, sizes)
     if checkpoint is not None:
-        template.check_same_data(checkpoint, run.path)
+        check_same_data(template, checkpoint, run.path)
 
     trainer = Trainer(model, dataset, evaluator, config, template, run, job, checkpoint)
     # Only now, so that a mistake in the config or the data leaves no folder behind.

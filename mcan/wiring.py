@@ -15,6 +15,7 @@ from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared
 from mcan.data.split import reencode
 from mcan.data.store import ImageStore, open_store
+from mcan.data.store_digest import store_digest
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.distributed import Ranks
 from mcan.errors import ConfigError, DataError, RunError
@@ -129,6 +130,8 @@ def describe_run(
     config: Config, prepared: Prepared, dataset: VQADataset, sizes: ModelSizes
 ) -> Checkpoint:
     """What every checkpoint of a run says about it; the states are still empty."""
+    groups = [group for group in (dataset.images, dataset.grid) if group is not None]
+    stores = {str(store.path): store_digest(store) for group in groups for store in group.stores}
     return Checkpoint(
         config=config.model_dump(mode="json"),
         vocabulary=prepared.vocabulary.to_json(),
@@ -141,6 +144,7 @@ def describe_run(
                 "questions": len(split),
                 "digest": split.digest,
                 "content": split.content_digest,
+                "stores": stores,
             }
             for split in dataset.splits
         ],

@@ -94,8 +94,9 @@ def _seed(text: str) -> int:
 
 
 def _percent(text: str) -> float:
-    if not 0 < (number := float(text)) < 100:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
+    # 1 and less would be a share: 0.95 for 95 %.
+    if not 1 < (number := float(text)) < 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100; 95 % is written 95")
     return number
 
 

@@ -16,6 +16,7 @@ from mcan.errors import ConfigError, command
 from mcan.report.write import write_results
 from mcan.tables.call import Call, table_folder
 from mcan.tables.children import Children, Interrupted
+from mcan.tables.claims import turn
 from mcan.tables.contents import Contents
 from mcan.tables.filled import fill, read_filled
 from mcan.tables.outcome import read_outcome
@@ -85,10 +86,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         action="extend",
         metavar="ROW[:COLUMN]=FIGURE",
-        help="enter what the evaluation server gave for a run's submission and write the table; "
-        "runs nothing",
+        help="enter what the evaluation server gave for a run's submission, in %%, and write the "
+        "table; runs nothing",
     )
     args = parser.parse_args(arguments)
+    if args.fill and args.dry_run:
+        parser.error("--fill writes figures; leave --dry-run out")
     if args.slurm and args.launcher != "slurm":
         parser.error("--slurm needs --launcher slurm")
     return args
@@ -140,9 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             again = shlex.join(sys.argv[1:] if arguments is None else arguments)
             sys.stderr.write(f"{stop}; continue: python scripts/reproduce.py {again}\n")
             return stop.exit_status
-    outcomes = collect(runs, contents)
+    with turn(output):  # Else one that collected earlier could write later.
+        outcomes = collect(runs, contents)
+        if outcomes or not runs:
+            write_results(output, table, runs, outcomes, read_filled(runs), call)
     if outcomes or not runs:
-        write_results(output, table, runs, outcomes, read_filled(runs), call)
         print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
     else:
         print(f"nothing written to {output}: no run of the table is finished")

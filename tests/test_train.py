@@ -175,6 +175,32 @@ def a_folder(run: Path, _: Lab) -> None:
     newest(run).mkdir()
 
 
+def other_features(_: Path, lab: Lab) -> None:
+    """A store of other features under the same ids, `other/images.h5`."""
+    if not (lab.folder / "other").exists():
+        make_synthetic(lab.folder / "other", images=10, feature_dim=6, seed=1)
+
+
+def stores_unknown(run: Path, lab: Lab) -> None:
+    """As checkpoints were before they noted their stores."""
+    content = load(newest(run))
+    for entry in content["trained_on"]:
+        del entry["stores"]
+    torch.save(content, newest(run))
+    other_features(run, lab)
+
+
+def stores_odd(run: Path, _: Lab) -> None:
+    content = load(newest(run))
+    content["trained_on"][0]["stores"] = ["images.h5"]
+    torch.save(content, newest(run))
+
+
+def store_moved(_: Path, lab: Lab) -> None:
+    if not (lab.folder / "moved.h5").exists():
+        shutil.copy(lab.folder / "images.h5", lab.folder / "moved.h5")
+
+
 NOT_ONE = r"checkpoints/step_00000006.pt: not a checkpoint, or truncated$"
 RESUMED: dict[str, tuple[Damage, list[str], str]] = {
     # What is asked does not fit the run.
@@ -222,6 +248,17 @@ RESUMED: dict[str, tuple[Damage, list[str], str]] = {
     "no_optimiser": (changed(optimizer={}), [], r"holds no state of the optimiser"),
     "other_vocabulary": (changed(vocabulary_digest="0"), [], r"runs_\w+/small: the vocabulary of"),
     "other_questions": (changed(trained_on=[]), [], r"the training data has changed since the run"),
+    "other_features": (
+        other_features,
+        ["data.images=[other/images.h5]"],
+        r"runs_\w+/small: other/images.h5: the image store does not hold what the run was trained",
+    ),
+    "one_store_more": (
+        other_features,
+        ["data.images=[images.h5, other/images.h5]"],
+        r"runs_\w+/small: other/images.h5: the image store does not hold what the run was trained",
+    ),
+    "odd_stores": (stores_odd, [], r"the checkpoint's trained_on is not as train.py writes it"),
     "no_sizes": (changed(sizes={}), [], r"the checkpoint's sizes is not as train.py writes it"),
     "no_position": (changed(position={}), [], r"the checkpoint's position is not as"),
     "odd_model": (changed(model={"a": 1}), [], r"the checkpoint's model is not as"),
@@ -262,6 +299,20 @@ def test_the_run_that_was_damaged_is_sound(lab):
     """The control for all of the above."""
     shutil.copytree(lab.folder / "runs" / "small", lab.folder / "runs_sound" / "small")
     assert lab.execute("train", [lab.config, "runs=runs_sound", "--resume"]).status == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "images"),
+    [(store_moved, "moved.h5"), (stores_unknown, "other/images.h5")],
+    ids=["store_moved", "stores_unknown"],
+)
+def test_resume_accepted(lab, damage, images):
+    runs = lab.folder / f"runs_with_{images.split('.')[0].replace('/', '_')}"
+    shutil.copytree(lab.folder / "runs" / "small", runs / "small")
+    damage(runs / "small", lab)
+    args = [lab.config, f"runs={runs.name}", f"data.images=[{images}]", "--resume"]
+    result = lab.execute("train", args)
+    assert result.status == 0, result.err
 
 
 def test_existing_run_without_resume(lab):
@@ -413,7 +464,7 @@ REPLACED: dict[str, tuple[dict[str, Any], str]] = {
     "questions": ({"questions": 48}, r"the training data has changed since the run"),
     "vocabulary": ({"vocabulary": 13}, r"the vocabulary of the prepared data has changed"),
     "answers": ({"answers": 6}, r"the vocabulary of the prepared data has changed"),
-    "features": ({"feature_dim": 7}, r"the training data has changed since the run"),
+    "features": ({"feature_dim": 7}, r"small: images.h5: the image store does not hold what the r"),
 }
 
 

@@ -11,6 +11,8 @@ from runs import Lab, make_lab
 
 from mcan.config import Config, load_config
 from mcan.data.prepared import Prepared
+from mcan.data.store import open_store
+from mcan.data.store_digest import store_digest
 from mcan.engine.checkpoint import Checkpoint
 from mcan.errors import ConfigError, DataError, RunError
 from mcan.nn.mcan import ModelSizes, build_model
@@ -131,6 +133,9 @@ def test_a_checkpoint_describes_its_run(lab):
         44,
     )
     assert (trained["digest"], trained["content"]) == (split.digest, split.content_digest)
+    assert trained["stores"] == {str(lab.data.images): store_digest(open_store(lab.data.images))}
+    both = checkpoint_of(config_of(lab, f"data.grid=[{lab.data.grid}]")).trained_on[0]["stores"]
+    assert both.keys() == {str(lab.data.images), str(lab.data.grid)}
     model = restore_model(checkpoint, config, dataset_of(config))
     assert not model.training
     for name, value in model.state_dict().items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -101,6 +103,13 @@ def ids_array(ids: Sequence[Id]) -> Ids:
     if ids and isinstance(ids[0], str):
         return _objects(ids)  # type: ignore[arg-type]
     return np.array(ids, dtype=np.int64)
+
+
+def ids_digest(ids: Ids) -> str:
+    """SHA-256 of ids in their order, in hexadecimal."""
+    text = ids.dtype == object
+    content = json.dumps(ids.tolist()).encode() if text else ids.astype("<i8").tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_strings(file: h5py.File, name: str, values: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from mcan.data.hdf5 import (
     TEXT,
     Ids,
     check_offsets,
+    ids_digest,
     read_array,
     read_ids,
     read_strings,
@@ -109,10 +110,7 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the question ids in their order, in hexadecimal."""
-        ids = self.question_ids
-        text = ids.dtype == object
-        content = json.dumps(ids.tolist()).encode() if text else ids.astype("<i8").tobytes()
-        return hashlib.sha256(content).hexdigest()
+        return ids_digest(self.question_ids)
 
     @property
     def content_digest(self) -> str:

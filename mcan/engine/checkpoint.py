@@ -45,9 +45,10 @@ class Checkpoint:
 
     `config` the resolved config; `vocabulary` its JSON text and `vocabulary_digest`; `sizes` the
     arguments of `ModelSizes`; `trained_on` says of each training split its dataset, split,
-    questions, digest and content; `model` and `optimizer` state dictionaries; `window` the running
-    sums of the log, per process; `best` the best evaluation so far {score, step}; `metrics_bytes`
-    the length of metrics.jsonl; `source` the file that it was read from, which is not written.
+    questions, digest, content and, where known, stores {path: digest}; `model` and `optimizer`
+    state dictionaries; `window` the running sums of the log, per process; `best` the best
+    evaluation so far {score, step}; `metrics_bytes` the length of metrics.jsonl; `source` the file
+    that it was read from, which is not written.
     """
 
     config: dict[str, Any]
@@ -66,15 +67,6 @@ class Checkpoint:
     )
     format: int = FORMAT
     source: Path | None = None
-
-    def check_same_data(self, other: Checkpoint, where: Path) -> None:
-        """Raise `RunError` where `other` was trained on other data than this describes."""
-        if self.vocabulary_digest != other.vocabulary_digest:
-            raise RunError(
-                f"{where}: the vocabulary of the prepared data has changed since the run"
-            )
-        if self.trained_on != other.trained_on or self.sizes != other.sizes:
-            raise RunError(f"{where}: the training data has changed since the run")
 
     def save(self, path: Path) -> None:
         """Write to `path`; raises `TrainingError`, with nothing lost, where the disk does not take
@@ -166,6 +158,11 @@ def _wrong_field(content: dict[str, Any]) -> str | None:
             and all(isinstance(v, int) and v >= 0 for v in value.values() if v is not None)
         )
 
+    def digests(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            isinstance(text, str) for item in value.items() for text in item
+        )
+
     trained_on = content["trained_on"]
     described = {"dataset": str, "split": str, "questions": int, "digest": str, "content": str}
     right = {
@@ -178,6 +175,7 @@ def _wrong_field(content: dict[str, Any]) -> str | None:
         and all(
             isinstance(entry, dict)
             and all(isinstance(entry.get(name), kind) for name, kind in described.items())
+            and digests(entry.get("stores", {}))
             for entry in trained_on
         ),
         "model": isinstance(content["model"], dict)

@@ -1,4 +1,4 @@
-"""Whether and where a run goes on."""
+"""Whether, where and on which data a run goes on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mcan.config import Config, load_config
-from mcan.engine.checkpoint import BEST, last_checkpoint
+from mcan.engine.checkpoint import BEST, Checkpoint, last_checkpoint
 from mcan.engine.run_folder import RunFolder
 from mcan.errors import RunError
 
@@ -49,6 +49,33 @@ def checkpoint_to_resume(run: RunFolder, config: Config, resume: bool) -> Path |
     run.lock()
     best = run.checkpoints / BEST  # alone where the run was killed right after its first evaluation
     return last_checkpoint(run.checkpoints) or (best if best.is_file() else None)
+
+
+def check_same_data(now: Checkpoint, before: Checkpoint, where: Path) -> None:
+    """Raise `RunError` where `before` was trained on other data than `now` describes.
+
+    Checkpoints of versions that did not note their image stores pass with any.
+    """
+    if now.vocabulary_digest != before.vocabulary_digest:
+        raise RunError(f"{where}: the vocabulary of the prepared data has changed since the run")
+    for entry, earlier in zip(now.trained_on, before.trained_on, strict=False):
+        here, there = entry["stores"], earlier.get("stores", entry["stores"])
+        # Not their paths: stores may have moved.
+        if list(here.values()) != list(there.values()):
+            changed = [path for path, digest in here.items() if digest not in there.values()]
+            raise RunError(
+                f"{where}: {', '.join(changed or here)}: the image store does not hold what the "
+                "run was trained on; make it as it was, or start another run with name=..."
+            )
+    if _questions(now) != _questions(before) or now.sizes != before.sizes:
+        raise RunError(f"{where}: the training data has changed since the run")
+
+
+def _questions(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in entry.items() if name != "stores"}
+        for entry in checkpoint.trained_on
+    ]
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -63,14 +63,19 @@ def _escaped(text: str) -> str:
 
 
 def csv_text(summary: Summary) -> str:
-    """One line per row and column, then per question type; numbers with all their digits."""
+    """One line per row and column that has a figure, then per question type; `overall` always.
+
+    Our figures have two decimals as in table.md; table.json has all digits.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEAD)
     for row in summary.rows:
         for name, cell in row.cells.items():
-            kind = OVERALL if name == OVERALL else "answer type"
-            writer.writerow([row.row.name, kind, name, *_figures(row, cell)])
+            shown = name in summary.columns and cell.published is not None
+            if name == OVERALL or shown or cell.mean is not None:
+                kind = OVERALL if name == OVERALL else "answer type"
+                writer.writerow([row.row.name, kind, name, *_figures(row, cell)])
         for name, cell in row.question_types.items():
             writer.writerow([row.row.name, "question type", name, *_figures(row, cell)])
     return file.getvalue()
@@ -80,15 +85,20 @@ def _figures(row: RowSummary, cell: Cell) -> list[object]:
     """Fields after the column's name; None is an empty field."""
     verified = None if cell.published is None else str(row.row.verified).lower()
     return [
-        cell.mean,
-        cell.std,
+        _rounded(cell.mean),
+        _rounded(cell.std),
         len(cell.values),
         len(row.runs),
         cell.published,
         verified,
-        cell.difference,
+        _rounded(cell.difference),
         _origin(cell),
     ]
+
+
+def _rounded(figure: float | None) -> str | None:
+    # Adding zero turns -0.0 into 0.0.
+    return None if figure is None else f"{round(figure, 2) + 0.0:.2f}"
 
 
 def _origin(cell: Cell) -> str | None:

@@ -12,9 +12,10 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mcan.report.aggregate import Cell, RowSummary, Summary
+from mcan.report.scale import share_scale
 from mcan.report.wording import DAGGER
 
 if TYPE_CHECKING:
@@ -118,11 +119,9 @@ def _dots(summary: Summary) -> Figure:
         panel.set_yticks(range(len(names)), names)
         panel.tick_params(axis="y", length=0)
         panel.grid(visible=False, axis="y")
-        panel.margins(x=0.15)
-        panel.locator_params(axis="x", nbins=3)
         panel.set_xlabel(AXIS)
         _say_if_empty(panel)
-    _add_legend(figure, legend)
+    _finish(figure, panels, "x", summary, legend)
     return figure
 
 
@@ -131,7 +130,7 @@ def _dot(panel: Axes, place: int, row: RowSummary, cell: Cell) -> dict[str, Any]
     handles: dict[str, Any] = {}
     if cell.mean is not None:
         colour, marker = (GREEN, "s") if cell.from_server else (BLUE, "o")
-        label = "evaluation server" if cell.from_server else "runs: mean ± std over seeds"
+        label = "evaluation server" if cell.from_server else "runs"
         handles[label] = panel.errorbar(
             cell.mean, place, xerr=cell.std, color=colour, fmt=marker, markersize=6, capsize=3
         )
@@ -161,7 +160,7 @@ def _lines(summary: Summary) -> Figure:
         panel.set_xlabel(summary.table.plot.x if summary.table.plot else "")
         panel.set_ylabel(AXIS)
         _say_if_empty(panel)
-    _add_legend(figure, legend)
+    _finish(figure, panels, "y", summary, legend)
     return figure
 
 
@@ -213,9 +212,37 @@ def _say_if_empty(panel: Axes) -> None:
         panel.text(0.5, 0.5, "no figures yet", transform=panel.transAxes, ha="center", va="center")
 
 
-def _add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """Below the panels, where no data is."""
-    if handles:
-        longest = max(map(len, handles))
-        columns = max(1, min(len(handles), 3, 100 // (longest + 6)))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+def _finish(
+    figure: Figure,
+    panels: Sequence[Axes],
+    along: Literal["x", "y"],
+    summary: Summary,
+    handles: Mapping[str, Any],
+) -> None:
+    """Scale the accuracies, which run `along` x or y; below the panels a note and the legend."""
+    if not handles:
+        return
+    span = share_scale([panel for panel in panels if panel.has_data()], along)
+    notes = _about_seeds(summary)
+    if len(panels) > 1:
+        notes.append(f"every panel spans {span:g} points")
+    longest = max(map(len, handles))
+    figure.legend(
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), 3, 100 // (longest + 6))),
+        title="; ".join(notes) or None,
+    )
+
+
+def _about_seeds(summary: Summary) -> list[str]:
+    """What a dot and its whiskers are, as the table's footnote says it."""
+    cells = (row.cells[column] for row in summary.rows for column in summary.columns)
+    counts = sorted({len(cell.values) for cell in cells if cell.values})
+    if not counts:
+        return []
+    if counts == [1]:
+        return ["accuracies of one run each"]
+    fewest = "" if len(counts) == 1 else f"{counts[0]} to "
+    return [f"mean of {fewest}{counts[-1]} seeds, whiskers: ± sample standard deviation"]

@@ -27,6 +27,7 @@ class Children:
     def __init__(self) -> None:
         self._child: Popen[bytes] | None = None
         self._signal: int | None = None
+        self._early: list[int] = []
 
     def __enter__(self) -> Children:
         numbers = (signal.SIGINT, signal.SIGTERM)
@@ -50,8 +51,9 @@ class Children:
         self.check()
         with Popen(command, pass_fds=(keep,), start_new_session=True) as child:
             self._child = child
-            if self._signal is not None:  # it came while the child was being started
-                child.send_signal(self._signal)
+            # What came while it was being started; from here on, the handler has a child.
+            for number in self._early:
+                child.send_signal(number)
             status = child.wait()
             self._child = None
         self.check()
@@ -70,5 +72,7 @@ class Children:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
-        if self._child is not None:
+        if self._child is None:
+            self._early.append(number)
+        else:
             self._child.send_signal(number)

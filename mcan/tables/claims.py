@@ -1,4 +1,4 @@
-"""Claims on runs: of all processes that run a table's runs, one does each.
+"""Claims: of all processes that work on a folder, one does each thing.
 
 A claim is a lock on a file. Children inherit it: a training whose runner was killed still holds its
 run, and when the last process that holds it ends, however it ends, the claim is free.
@@ -28,21 +28,40 @@ def claim(folder: Path) -> Iterator[int | None]:
     Raises `RunError` where the claim's file cannot be written.
     """
     path = folder.parent / ".claims" / folder.name
+    with _opened(path) as descriptor:
+        yield descriptor if _lock(descriptor, path, wait=False) else None
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process has its turn on what is in `folder`, and have it.
+
+    Raises `RunError` where the claim's file, `.lock` in it, cannot be written.
+    """
+    path = folder / ".lock"
+    with _opened(path) as descriptor:
+        _lock(descriptor, path, wait=True)
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})") from error
     try:
-        yield descriptor if _lock(descriptor, path) else None
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path) -> bool:
+def _lock(descriptor: int, path: Path, *, wait: bool) -> bool:
+    """False where another process holds it and is not waited for."""
     try:
         # Not lockf: its locks are not inherited.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:

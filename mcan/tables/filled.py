@@ -23,13 +23,16 @@ Filled: TypeAlias = dict[str, Figures]
 
 
 def read_filled(runs: Sequence[PlannedRun]) -> Filled:
-    """The figures of each row that has some: of several seeds, those of the first that has.
+    """The figures of each row with a finished submission that has some.
 
-    Raises `RunError` for a damaged file.
+    Of several seeds, those of the first that has. Raises `RunError` for a damaged file.
     """
     filled: Filled = {}
     for run in runs:
-        if run.row.name not in filled and (figures := _read(_path(run))):
+        if not run.submission or run.row.name in filled:
+            continue
+        # What a figure is of is known from the outcome alone.
+        if (figures := _read(_path(run))) and read_outcome(run) is not None:
             filled[run.row.name] = figures
     return filled
 
@@ -37,9 +40,9 @@ def read_filled(runs: Sequence[PlannedRun]) -> Filled:
 def fill(table: Table, runs: Sequence[PlannedRun], texts: Sequence[str]) -> None:
     """Add `ROW=70.63` (the first column) and `ROW:COLUMN=86.82` to what is kept for the rows' runs.
 
-    Raises `ConfigError` for an unknown row or column, a row with several seeds and a figure that is
-    no percentage, and `RunError` for a run that is not done or a damaged file; nothing is written
-    then.
+    Raises `ConfigError` for another form, an unknown row or column, a row that is no submission or
+    has several seeds and a figure that is no percentage, and `RunError` for a run that is not done
+    or a damaged file; nothing is written then.
     """
     kept: dict[Path, Figures] = {}
     for text in texts:
@@ -53,26 +56,46 @@ def fill(table: Table, runs: Sequence[PlannedRun], texts: Sequence[str]) -> None
 
 
 def _parse(table: Table, runs: Sequence[PlannedRun], text: str) -> tuple[PlannedRun, str, float]:
-    target, _, figure = text.rpartition("=")
+    target, equals, figure = text.rpartition("=")
     rows = list(dict.fromkeys(run.row.name for run in runs))
+    submitted = {run.row.name: None for run in runs if run.submission}
+    there = f"there is {list(submitted)}" if submitted else "no row here is a submission"
+    if not equals:
+        raise ConfigError(
+            f"--fill {text!r}: expected ROW[:COLUMN]=FIGURE with a row to fill of {table.path}; "
+            f"{there}"
+        )
     # Names may hold colons themselves.
     row, column = (target, table.columns[0]) if target in rows else _split(target)
     if row not in rows:
         raise ConfigError(
-            f"--fill {text!r}: {table.path} has no row to fill named {row!r}; there is {rows}"
+            f"--fill {text!r}: {table.path} has no row to fill named {row!r}; {there}"
+        )
+    if row not in submitted:
+        raise ConfigError(
+            f"--fill {text!r}: the row {row!r} is evaluated here, not by a server; {there}"
         )
     if column not in table.columns:
         raise ConfigError(
             f"--fill {text!r}: {table.path} has no column {column!r}; there is "
             f"{', '.join(table.columns)}"
         )
+    return _only_run(row, runs, text), column, _percentage(figure, text)
+
+
+def _percentage(figure: str, text: str) -> float:
     try:
         value = float(figure)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 100:
         raise ConfigError(f"--fill {text!r}: {figure!r} is no percentage")
-    return _only_run(row, runs, text), column, value
+    if 0 < value <= 1:
+        raise ConfigError(
+            f"--fill {text!r}: {figure!r} looks like a fraction; figures are percentages, "
+            f"{100 * value:g} say"
+        )
+    return value
 
 
 def _only_run(row: str, runs: Sequence[PlannedRun], text: str) -> PlannedRun:
@@ -85,8 +108,8 @@ def _only_run(row: str, runs: Sequence[PlannedRun], text: str) -> PlannedRun:
         )
     if read_outcome(first) is None:
         raise RunError(
-            f"--fill {text!r}: {first.folder} ({first.title}) is not done yet; run it first, "
-            "without --fill"
+            f"--fill {text!r}: {first.folder} ({first.title}) is not done; give --set, --seeds "
+            "and --runs as for the run that was submitted, or run it first, without --fill"
         )
     return first
 

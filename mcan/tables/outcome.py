@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, FiniteFloat, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, ValidationError
 
 from mcan.config.messages import dotted
 from mcan.config.section import Section
@@ -54,6 +54,7 @@ class _TrainedOn(Section):
     questions: int
     digest: str
     content: str
+    stores: dict[str, str] = Field(default_factory=dict)
 
 
 class _File(Section):

@@ -148,17 +148,50 @@ def test_markdown_shows_names_as_they_are(tmp_path):
     ]
 
 
-def test_csv_has_every_figure_with_all_digits(two_rows):
-    lines = list(csv.DictReader(io.StringIO(csv_text(two_rows.summary))))
+def read_csv(made: Made) -> dict[tuple[str, str, str], dict[str, str]]:
+    lines = list(csv.DictReader(io.StringIO(csv_text(made.summary))))
     read = {(line["row"], line["kind"], line["column"]): line for line in lines}
-    assert len(read) == len(lines) == 7
-    third = read["shallow", "answer type", "number"]
-    assert float(third["mean"]) == 1 / 3
-    assert (third["n"], third["planned"], third["published"]) == ("3", "3", "")
+    assert len(read) == len(lines)
+    return read
+
+
+def test_csv_has_every_figure_once_with_two_decimals(two_rows):
+    read = read_csv(two_rows)
+    assert len(read) == 7
+    number = read["shallow", "answer type", "number"]
+    assert (number["mean"], number["std"]) == ("0.33", "0.00")
+    assert (number["n"], number["planned"], number["published"]) == ("3", "3", "")
     overall = read["deep", "overall", "overall"]
-    assert (float(overall["difference"]), overall["std"]) == (-0.25, "")
+    assert (overall["published"], overall["difference"], overall["std"]) == ("66.25", "-0.25", "")
     assert (overall["verified"], overall["origin"]) == ("false", "runs")
-    assert float(read["deep", "question type", "how many"]["mean"]) == 200 / 3
+    assert read["deep", "question type", "how many"]["mean"] == "66.67"
+
+
+def test_csv_rounds_the_difference_and_not_its_parts(tmp_path):
+    made = make(tmp_path, [row("A", 1, published={"overall": 64.8})], seeds=[0])
+    made.finish("A", 0, 64.796)
+    (line,) = read_csv(made).values()
+    assert (line["mean"], line["published"], line["difference"]) == ("64.80", "64.8", "0.00")
+
+
+def test_csv_leaves_out_figures_that_do_not_exist(tmp_path):
+    """Nothing measured or published; published of another dataset's type; but each row is there."""
+    published = {"overall": 64.8, "yes/no": 82.5}
+    cited = {"name": "C", "runs": False, "published": published}
+    made = make(tmp_path, [row("A", 1, published=published), row("B", 2), cited], seeds=[0])
+    made.finish("A", 0, 64.0, {"number": 40.0})
+    columns = [(name, column) for name, _, column in read_csv(made)]
+    assert columns == [
+        ("A", "overall"),
+        ("A", "yes/no"),
+        ("A", "number"),
+        ("B", "overall"),
+        ("C", "overall"),
+        ("C", "yes/no"),
+    ]
+    made.finish("A", 0, 64.0, {"kind": 90.0}, dataset="shapes")
+    columns = [(name, column) for name, _, column in read_csv(made)]
+    assert columns == [("A", "overall"), ("A", "kind"), ("B", "overall"), ("C", "overall")]
 
 
 def test_csv_keeps_awkward_names_and_empty_figures(tmp_path):

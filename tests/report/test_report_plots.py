@@ -92,6 +92,65 @@ def test_lines_run_over_x_in_order(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["s0", "s1"]
 
 
+def limits(made: Made) -> list[tuple[float, float]]:
+    along = "get_ylim" if made.table.plot else "get_xlim"
+    return [getattr(panel, along)() for panel in drawn(made).axes]
+
+
+@pytest.mark.parametrize("plot", [None, {"x": "depth"}])
+def test_all_panels_have_one_scale_and_hold_all_whiskers(tmp_path, plot):
+    rows = [{**row(f"row {n}", n), "x": n} for n in (1, 2)]
+    made = make(tmp_path, rows, columns=["overall", "yes/no", "number"], seeds=[0, 1], plot=plot)
+    for name, overall in (("row 1", 71.0), ("row 2", 80.0)):
+        for seed, number in enumerate((60.0, 100.0)):
+            made.finish(name, seed, overall, {"yes/no": 100.0, "number": number})
+    spans = [high - low for low, high in limits(made)]
+    np.testing.assert_allclose(spans, spans[0])
+    deviation = 20 * 2**0.5
+    for (low, high), (least, most) in zip(
+        limits(made),
+        [(71.0, 80.0), (100.0, 100.0), (80 - deviation, 80 + deviation)],
+        strict=True,
+    ):
+        assert low < least <= most < high
+    assert limits(made)[1][1] < 105  # not half of it above 100 %
+    figure = drawn(made)
+    steps = {
+        round(float(step), 6)
+        for panel in figure.axes
+        for step in np.diff(panel.get_yticks() if plot else panel.get_xticks())
+    }
+    assert len(steps) == 1
+
+
+def test_small_differences_look_small(dots):
+    for seed in range(3):
+        dots.finish("row 1", seed, 61.0 + seed / 100, {"number": 40.0})
+        dots.finish("row 2", seed, 61.02, {"number": 40.0})
+    for low, high in limits(dots):
+        assert high - low == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told"),
+    [
+        ({"row 1": 3}, "mean of 3 seeds, whiskers: ± sample standard deviation"),
+        ({"row 1": 3, "row 2": 1}, "mean of 1 to 3 seeds, whiskers: ± sample standard deviation"),
+        ({"row 1": 1}, "accuracies of one run each"),
+        ({}, ""),
+    ],
+)
+@pytest.mark.parametrize("plot", [None, {"x": "depth"}])
+def test_the_number_of_seeds_and_the_whiskers_are_told(tmp_path, seeds, told, plot):
+    rows = [{**row(f"row {n}", n, published={"overall": 60.0}), "x": n} for n in (1, 2)]
+    made = make(tmp_path, rows, columns=["overall"], plot=plot)
+    for name, count in seeds.items():
+        for seed in range(count):
+            made.finish(name, seed, 61.0 + seed)
+    (legend,) = drawn(made).legends
+    assert legend.get_title().get_text() == told
+
+
 def test_series_never_look_the_same():
     styles = [tuple(plots._line_style(number).values()) for number in range(28)]
     assert len(set(styles)) == 28

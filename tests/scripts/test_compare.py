@@ -353,9 +353,14 @@ def test_refused_outside_of_runs(broken):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--resamples", "0"), ("--seed", "-1"), ("--confidence", "100"), ("--confidence", "nan")],
+    [
+        ("--resamples", "0"),
+        ("--seed", "-1"),
+        *(("--confidence", text) for text in ("100", "nan", "0.95", "1", "0")),
+    ],
 )
 def test_numbers_out_of_range(broken, option, value):
     result = compare(broken, "runs/a", "runs/b", option, value)
     assert result.status == 2
     assert f"argument {option}: {value} is " in result.err.splitlines()[-1]
+    assert option != "--confidence" or result.err.endswith("; 95 % is written 95\n")

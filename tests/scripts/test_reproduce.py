@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from runs import ROOT, at_call, contents, die, program, send
 from table_lab import TABLE, TableLab, make_table_lab, until
 
+import mcan.report.write
 from mcan.engine.trainer import Trainer
 
 
@@ -130,6 +132,30 @@ def test_two_runners_on_one_folder(lab):
     assert first == second
 
 
+def test_shards_that_end_together(lab):
+    """One that collected before the other's last run was done does not write after it."""
+    outcomes, table = lab.folder / "together", lab.folder / "together/tables/table/table.md"
+
+    def done() -> int:
+        return len(list(outcomes.glob("*/outcome_val.json")))
+
+    def dawdle() -> None:
+        """Between collecting and writing, until the other has written, or waits to collect."""
+        until(lambda: done() == 2)
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline and not table.exists():
+            time.sleep(0.01)
+
+    args = ("--runs", "together", "--rows", "narrow")
+    slow = at_call(mcan.report.write, "png", 1, dawdle)
+    first = lab.start(*args, "--shard", "1/2", patch=slow)
+    until(lambda: done() == 1)
+    # The first has only to collect now, the second has a whole run to do.
+    second = lab.start(*args, "--shard", "2/2", number=1)
+    assert [first().status, second().status] == [0, 0]
+    assert "2 of 2" in table.read_text()
+
+
 @pytest.mark.slow
 def test_a_run_whose_runner_died_is_waited_for(lab):
     """Its training lives on and keeps its claim; the next runner evaluates it."""
@@ -224,7 +250,11 @@ def test_submissions_and_what_the_server_says(lab):
         assert "86.82" in lab.reproduce(*args, "--output", "elsewhere").out
         changed = lab.reproduce(*args, "--set", "optimizer.lr=0.01", "--fill", "wide=71")
         (error,) = changed.errors()
-        assert error.endswith("(wide, seed 0) is not done yet; run it first, without --fill")
+        assert "(wide, seed 0) is not done; give --set, --seeds and --runs as" in error
+        dry = lab.reproduce(*args, "--fill", "wide=71", "--dry-run")
+        assert (dry.status, dry.out) == (2, "")
+        assert dry.err.endswith("error: --fill writes figures; leave --dry-run out\n")
+        assert json.loads((run / "server_val.json").read_text()) == kept
     finally:
         (lab.folder / "table.yaml").write_text(TABLE)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from runs import contents
 from table_lab import TABLE, TableLab, make_table_lab
@@ -59,3 +61,24 @@ def test_changed_data_and_damaged_outcomes_are_told(tmp_path):
         outcome.write_text(text)
         (error,) = lab.reproduce(*args).errors()
         assert reason in error
+
+
+def test_changed_features_are_told(tmp_path):
+    """Not where the run is of a version that did not note its image stores."""
+    lab = make_table_lab(tmp_path)
+    args = ("--rows", "narrow", "--seeds", "0")
+    assert lab.reproduce(*args).status == 0
+    before = contents(lab.folder / "runs")
+    make_synthetic(tmp_path / "new", images=10, feature_dim=6, seed=1)
+    (tmp_path / "new/images.h5").replace(tmp_path / "images.h5")
+    result = lab.reproduce(*args)
+    assert result.status == 2
+    (error,) = result.errors()
+    assert "(narrow, seed 0): the image store images.h5 is not what it was when" in error
+    assert contents(lab.folder / "runs") == before
+    (path,) = (lab.folder / "runs/reproduce").glob("*/outcome_val.json")
+    outcome = json.loads(path.read_text())
+    for trained in outcome["trained_on"]:
+        del trained["stores"]
+    path.write_text(json.dumps(outcome))
+    assert lab.reproduce(*args).status == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from table_lab import until
 
 from mcan.errors import RunError
-from mcan.tables.claims import claim
+from mcan.tables.claims import claim, turn
 
 # A runner whose child outlives it.
 OWNER = """
@@ -57,17 +58,49 @@ def test_children_hold_it_when_its_owner_is_killed(tmp_path):
     until(free)
 
 
+# A process in its turn, which ends when something is written to it.
+TAKER = """
+import sys
+from pathlib import Path
+from mcan.tables.claims import turn
+with turn(Path(sys.argv[1])):
+    print("mine", flush=True)
+    sys.stdin.read(1)
+    print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("ends", ["by itself", "killed"])
+def test_turns_are_waited_for(tmp_path, ends):
+    command, pipe = [sys.executable, "-c", TAKER, tmp_path], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        assert first.stdout.readline() == b"mine\n"
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as second:
+            assert second.stdout is not None
+            assert not select.select([second.stdout], [], [], 1)[0]
+            if ends == "killed":
+                first.kill()
+            else:
+                first.stdin.write(b".")
+                first.stdin.flush()
+            assert second.stdout.readline() == b"mine\n"
+            second.kill()
+
+
 def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with claim(tmp_path / "run") as held:
+    with claim(tmp_path / "run") as held, turn(tmp_path):
         assert held is not None
-    assert "this file system has no locks" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("this file system has no locks") == 2
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be written"), claim(tmp_path / "file" / "run"):
-        pass
+    for taken in (claim(tmp_path / "file" / "run"), turn(tmp_path / "file" / "output")):
+        with pytest.raises(RunError, match="cannot be written"), taken:
+            pass
