@@ -64,6 +64,8 @@ class StemConfig(Section):
     """Output channels of each layer."""
     strides: tuple[Annotated[int, Field(ge=1, le=2)], ...] = (2, 2, 2, 2)
     """Stride of each layer; the cells of the last map are the regions."""
+    coordinates: bool = False
+    """Give every layer the row and the column of each value as two further channels (CoordConv)."""
 
     @model_validator(mode="after")
     def _equal_lengths(self) -> StemConfig:

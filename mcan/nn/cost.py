@@ -49,9 +49,10 @@ def _image(model: ModelConfig, sizes: ModelSizes, regions: float, grid_rows: flo
     features = sizes.feature_size or 0
     if image.input == "pixels":
         channels, strides = (3, *image.stem.channels), image.stem.strides
+        places = 2 if image.stem.coordinates else 0
         for layer, (before, after) in enumerate(pairwise(channels)):
             cells = regions * prod(strides[layer + 1 :]) ** 2
-            total += cells * 9 * before * after
+            total += cells * 9 * (before + places) * after
         features = channels[-1]
     if image.boxes:
         total += regions * 5 * image.box_embedding_size

@@ -18,16 +18,22 @@ class ConvStem(nn.Module):
 
     One 3 x 3 convolution, GroupNorm and ReLU per entry of `channels` and `strides`. Relation
     Networks and FiLM use batch norm here; group norm keeps samples independent, so that results do
-    not depend on how a batch is cut over accumulation steps and processes.
+    not depend on how a batch is cut over accumulation steps and processes. `coordinates` gives
+    every convolution two further input channels, the place of each value (CoordConv, Liu et al.
+    2018).
     """
 
-    def __init__(self, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, channels: tuple[int, ...], strides: tuple[int, ...], coordinates: bool = False
+    ) -> None:
         super().__init__()
+        self.coordinates = coordinates
         layers: list[nn.Module] = []
         width = 3
         for out, stride in zip(channels, strides, strict=True):
+            places = 2 if coordinates else 0
             layers += [
-                nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False),
+                nn.Conv2d(width + places, out, 3, stride=stride, padding=1, bias=False),
                 nn.GroupNorm(_groups(out), out),
                 nn.ReLU(inplace=True),
             ]
@@ -36,8 +42,11 @@ class ConvStem(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Ragged, Tensor]:
         """(B, 3, H, W) uint8 -> regions (B · rows · columns, channels) and their cells (T, 2)."""
-        scaled = pixels.to(next(self.parameters()).dtype) / 127.5 - 1.0
-        maps = self.layers(scaled)
+        maps = pixels.to(next(self.parameters()).dtype) / 127.5 - 1.0
+        for layer in self.layers:
+            if self.coordinates and isinstance(layer, nn.Conv2d):
+                maps = torch.cat([maps, _coordinates(maps)], 1)
+            maps = layer(maps)
         batch, _, rows, columns = maps.shape
         values = maps.flatten(2).transpose(1, 2).flatten(0, 1)
         lengths = torch.full((batch,), rows * columns, device=maps.device)
@@ -45,6 +54,16 @@ class ConvStem(nn.Module):
         cell = torch.arange(rows * columns, device=maps.device)
         cells = torch.stack([cell // columns, cell % columns], 1).repeat(batch, 1)
         return Ragged(values, layout), cells
+
+
+def _coordinates(maps: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 2, H, W): row and column of each value, from -1 to 1."""
+    batch, _, rows, columns = maps.shape
+    down, across = (
+        torch.linspace(-1, 1, size, dtype=maps.dtype, device=maps.device)
+        for size in (rows, columns)
+    )
+    return torch.stack(torch.meshgrid(down, across, indexing="ij")).expand(batch, -1, -1, -1)
 
 
 def _groups(channels: int, width: int = 8) -> int:

@@ -86,7 +86,7 @@ def build_model(config: ModelConfig, sizes: ModelSizes, vectors: Tensor | None =
     stem = None
     feature_size = sizes.feature_size
     if image.input == "pixels":
-        stem = ConvStem(image.stem.channels, image.stem.strides)
+        stem = ConvStem(image.stem.channels, image.stem.strides, image.stem.coordinates)
         feature_size = image.stem.channels[-1]
     assert feature_size is not None
 

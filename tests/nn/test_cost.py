@@ -80,8 +80,9 @@ def test_boxes_and_grid():
     assert forward_macs(model, sizes, 3, 6, grid_rows=4) == counted(model, sizes, 3, image)
 
 
-def test_pixels():
-    stem = {"channels": (4, 6, 8), "strides": (2, 1, 2)}
+@pytest.mark.parametrize("coordinates", [False, True])
+def test_pixels(coordinates):
+    stem = {"channels": (4, 6, 8), "strides": (2, 1, 2), "coordinates": coordinates}
     model = config(image={"input": "pixels", "stem": stem})
     sizes = ModelSizes(tokens=20, answers=7)
     image = ImageInput(pixels=torch.zeros(1, 3, 8, 12, dtype=torch.uint8))

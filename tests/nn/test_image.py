@@ -142,6 +142,23 @@ def test_stem_layer_is_convolution_group_norm_relu():
     torch.testing.assert_close(model(images)[0].values, expected)
 
 
+def test_coordinates_tell_every_layer_the_place_of_a_value():
+    """A layer that sees nothing else returns row and column; those of one row are -1."""
+    model = ConvStem((2, 2), (2, 1), coordinates=True).double()
+    for convolution in (model.layers[0], model.layers[3]):
+        torch.nn.init.zeros_(convolution.weight)
+        convolution.weight.data[[0, 1], [-2, -1], 1, 1] = 1
+    for layer in (1, 2, 4, 5):
+        model.layers[layer] = torch.nn.Identity()
+    found, cells = model(pixels(2, 1, 10))
+    places = torch.stack([torch.full((5,), -1.0), torch.linspace(-1, 1, 5)], 1).double()
+    torch.testing.assert_close(found.values, places.repeat(2, 1))
+    assert cells.tolist() == [[0, column] for column in range(5)] * 2
+    model.layers[3] = torch.nn.Identity()
+    places = torch.stack([torch.full((5,), -1.0), torch.linspace(-1, 1, 10)[::2]], 1).double()
+    torch.testing.assert_close(model(pixels(1, 1, 10))[0].values, places)
+
+
 def test_stem_keeps_samples_independent():
     model, images = stem(), pixels(3)
     alone = torch.cat([model(image[None])[0].values for image in images])
