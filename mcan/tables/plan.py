@@ -135,7 +135,8 @@ def _resolve(
 
 
 def _digest(config: Config) -> str:
-    content = config.model_dump(mode="json", exclude={"name", "runs"})
+    """Of what differs from the defaults, so that a key added later leaves runs what they are."""
+    content = config.model_dump(mode="json", exclude={"name", "runs"}, exclude_defaults=True)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
