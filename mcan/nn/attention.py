@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mcan.nn.dropout import dropout as drop
+
 # Elements of the largest intermediate (scores, or the perceptron's hidden layer) formed at once.
 BLOCK_ELEMENTS = 2**27
 
@@ -211,17 +213,24 @@ def _explicit(
     return_weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
     weights = masked_softmax(similarity(query, key), mask)
-    dropped = F.dropout(weights, dropout) if dropout else weights
+    dropped = drop(weights, dropout) if dropout else weights
     return dropped.to(value.dtype) @ value, weights if return_weights else None
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax over the last dimension where `mask` is true; zeros where it is false.
 
-    A slice without any true entry is all zeros.
+    `scores` are overwritten. A slice without any true entry is all zeros.
     """
     if mask is None:
         return torch.softmax(scores, -1)
     # The lowest finite number instead of -inf: no NaN arises in a slice without a true entry.
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return torch.softmax(scores, -1).masked_fill(~mask, 0.0)
+    hidden = ~mask
+    weights = torch.softmax(scores.masked_fill_(hidden, torch.finfo(scores.dtype).min), -1)
+    return weights if _all_have_keys(mask) else weights.masked_fill(hidden, 0.0)
+
+
+def _all_have_keys(mask: Tensor) -> bool:
+    """Where that can be told without waiting for a device."""
+    asks = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+    return asks and bool(mask.any(-1).all())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mcan.nn.attention import masked_softmax
+from mcan.nn.mlp import MLP
 from mcan.ragged import Ragged
 
 
@@ -19,12 +20,7 @@ class AttentionalReduction(nn.Module):
 
     def __init__(self, size: int, hidden: int, glimpses: int, dropout: float, out: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(size, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, glimpses),
-        )
+        self.mlp = MLP(size, hidden, dropout, glimpses)
         self.projection = nn.Linear(size * glimpses, out)
 
     def forward(self, x: Ragged) -> tuple[Tensor, Tensor]:

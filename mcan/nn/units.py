@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mcan.nn.dropout import add_dropout
+from mcan.nn.mlp import MLP
 from mcan.nn.multihead import MultiHeadAttention
 from mcan.ragged import Ragged
 
@@ -23,7 +25,7 @@ class AttentionSublayer(nn.Module):
     def __init__(self, size: int, heads: int, dropout: float, similarity: str) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(size, heads, dropout, similarity)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.norm = nn.LayerNorm(size, eps=NORM_EPS)
 
     def forward(
@@ -32,7 +34,8 @@ class AttentionSublayer(nn.Module):
         out, weights = self.attention(x, source, return_weights=record is not None)
         if record is not None:
             record[name] = weights
-        return x.replace(self.norm(x.values + self.dropout(out)))
+        rate = self.dropout if self.training else 0.0
+        return x.replace(self.norm(add_dropout(x.values, out, rate)))
 
 
 class FeedForwardSublayer(nn.Module):
@@ -40,17 +43,13 @@ class FeedForwardSublayer(nn.Module):
 
     def __init__(self, size: int, inner: int, dropout: float) -> None:
         super().__init__()
-        self.feed_forward = nn.Sequential(
-            nn.Linear(size, inner),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(inner, size),
-        )
-        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = MLP(size, inner, dropout, size)
+        self.dropout = dropout
         self.norm = nn.LayerNorm(size, eps=NORM_EPS)
 
     def forward(self, x: Ragged) -> Ragged:
-        return x.replace(self.norm(x.values + self.dropout(self.feed_forward(x.values))))
+        rate = self.dropout if self.training else 0.0
+        return x.replace(self.norm(add_dropout(x.values, self.feed_forward(x.values), rate)))
 
 
 class AttentionUnit(nn.Module):
