@@ -8,12 +8,21 @@ only; only attention forms the padded (B, L, ...) view, and only for the few ten
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+_V = TypeVar("_V")
+
+
+def _once(compute: Callable[[Layout], Tensor]) -> Tensor:
+    """A property computed once, without the lock of `cached_property`, at which compilers stop."""
+    name = compute.__name__
+    found = property(lambda self: self.once(name, lambda: compute(self)), doc=compute.__doc__)
+    return cast(Tensor, found)
 
 
 class Layout:
@@ -31,6 +40,7 @@ class Layout:
         self.lengths = lengths
         self.longest = longest
         self.total = total
+        self._known: dict[Hashable, Any] = {}
 
     @classmethod
     def of(cls, lengths: Tensor) -> Layout:
@@ -41,34 +51,46 @@ class Layout:
     def batch(self) -> int:
         return len(self.lengths)
 
+    def once(self, key: Hashable, compute: Callable[[], _V]) -> _V:
+        """What `compute` returned first for `key`: all layers share what follows from a layout."""
+        if key not in self._known:
+            self._known[key] = compute()
+        found: _V = self._known[key]
+        return found
+
+    @property
+    def on_host(self) -> bool:
+        """Lengths can be read at once: no device has to be waited for, no compiler interrupted."""
+        return self.lengths.device.type == "cpu" and not torch.compiler.is_compiling()
+
     @property
     def dense(self) -> bool:
         """All samples equally long: the padded view is a reshape, and no mask is needed."""
         return self.total == self.batch * self.longest
 
-    @cached_property
+    @_once
     def sample(self) -> Tensor:
         """(T,) the sample that each row belongs to."""
         index = torch.arange(self.batch, device=self.lengths.device)
         return torch.repeat_interleave(index, self.lengths, output_size=self.total)
 
-    @cached_property
+    @_once
     def starts(self) -> Tensor:
         """(B,) the first packed row of each sample."""
         return torch.cumsum(self.lengths, 0) - self.lengths
 
-    @cached_property
+    @_once
     def position(self) -> Tensor:
         """(T,) the place of each row in its sample."""
         row = torch.arange(self.total, device=self.lengths.device)
         return row - self.starts[self.sample]
 
-    @cached_property
+    @_once
     def slots(self) -> Tensor:
         """(T,) the place of each row in the flattened padded grid."""
         return self.sample * self.longest + self.position
 
-    @cached_property
+    @_once
     def mask(self) -> Tensor:
         """(B, L) bool, true where a row is valid."""
         return torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
@@ -77,13 +99,13 @@ class Layout:
         """(T, ...) packed -> (B, L, ...), zeros where no row is."""
         if self.dense:
             return values.reshape(self.batch, self.longest, *values.shape[1:])
-        padded: Tensor = _Pad.apply(values, self.slots, self.batch * self.longest)
+        (padded,) = scatter_rows(values, self.slots, [self.batch * self.longest])
         return padded.view(self.batch, self.longest, *values.shape[1:])
 
     def unpad(self, padded: Tensor) -> Tensor:
         """(B, L, ...) -> (T, ...) packed; the adjoint of `pad`."""
         flat = padded.reshape(self.batch * self.longest, *padded.shape[2:])
-        return flat if self.dense else _Unpad.apply(flat, self.slots)
+        return flat if self.dense else gather_rows(self.slots, [flat])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Layout:
         lengths = self.lengths.to(device, non_blocking=non_blocking)
@@ -93,36 +115,48 @@ class Layout:
         return Layout(pinned(self.lengths), self.longest, self.total)
 
 
-def _scatter_rows(values: Tensor, slots: Tensor, size: int) -> Tensor:
-    return values.new_zeros(size, *values.shape[1:]).index_copy_(0, slots, values)
+def scatter_rows(values: Tensor, slots: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """Row i of `values` (T, ...) at `slots`[i] of consecutive tensors of `sizes` rows, else zeros.
+
+    No slot may be used twice.
+    """
+    parts: tuple[Tensor, ...] = _Scatter.apply(values, slots, *sizes)
+    return parts
 
 
-# Padding and unpadding are each other's adjoints because no slot is used twice. Autograd cannot
-# know that: its own backward of `index_select` accumulates row by row.
-class _Pad(torch.autograd.Function):
+def gather_rows(slots: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """The rows at `slots` (T,) of consecutive tensors; the adjoint of `scatter_rows`."""
+    rows: Tensor = _Gather.apply(slots, *parts)
+    return rows
+
+
+# Autograd cannot know that no slot is used twice: its own backward of `index_select` accumulates
+# row by row.
+class _Scatter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, slots: Tensor, size: int) -> Tensor:
+    def forward(ctx: Any, values: Tensor, slots: Tensor, *sizes: int) -> tuple[Tensor, ...]:
         ctx.save_for_backward(slots)
-        ctx.size = size
-        return _scatter_rows(values, slots, size)
+        together = values.new_zeros(sum(sizes), *values.shape[1:]).index_copy_(0, slots, values)
+        return torch.split(together, list(sizes)) if len(sizes) > 1 else (together,)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (slots,) = ctx.saved_tensors
-        return _Unpad.apply(grad, slots), None, None
+        return gather_rows(slots, grads), None, *(None for _ in grads)
 
 
-class _Unpad(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, slots: Tensor) -> Tensor:
+    def forward(ctx: Any, slots: Tensor, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(slots)
-        ctx.size = len(flat)
-        return flat.index_select(0, slots)
+        ctx.sizes = [len(part) for part in parts]
+        together = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return together.index_select(0, slots)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (slots,) = ctx.saved_tensors
-        return _Pad.apply(grad, slots, ctx.size), None
+        return None, *scatter_rows(grad, slots, ctx.sizes)
 
 
 @dataclass(frozen=True)
@@ -149,22 +183,34 @@ class Ragged:
         """The samples, (L_i, ...) each; reads the lengths on the host."""
         return list(torch.split(self.values, self.layout.lengths.tolist()))
 
+    def take(self, samples: Tensor) -> Ragged:
+        """The samples with these numbers (B',), each as often as it is named.
+
+        Reads one number from the device where samples differ in length.
+        """
+        layout, lengths = self.layout, self.layout.lengths[samples]
+        total = len(samples) * layout.longest if layout.dense else int(lengths.sum())
+        taken = Layout(lengths, layout.longest, total)
+        rows = layout.starts[samples][taken.sample] + taken.position
+        return Ragged(self.values.index_select(0, rows), taken)
+
     def append(self, other: Ragged) -> Ragged:
         """Every sample's rows followed by the same sample's rows of `other` (same D, same B)."""
         ours, theirs = self.layout, other.layout
-        layout = Layout(
-            ours.lengths + theirs.lengths,
-            # An upper bound that needs no device read; exact where either side is dense.
-            min(ours.longest + theirs.longest, ours.total + theirs.total),
-            ours.total + theirs.total,
-        )
+        lengths = ours.lengths + theirs.lengths
+        # Elsewhere an upper bound, which is exact where either side is dense.
+        longest = min(ours.longest + theirs.longest, ours.total + theirs.total)
+        if ours.on_host and ours.batch:
+            longest = int(lengths.max())
+        layout = Layout(lengths, longest, ours.total + theirs.total)
         row = torch.arange(ours.total, device=ours.lengths.device)
         first = row + theirs.starts[ours.sample]
         row = torch.arange(theirs.total, device=ours.lengths.device)
         second = row + (ours.starts + ours.lengths)[theirs.sample]
         slots = torch.cat([first, second])
         values = torch.cat([self.values, other.values])
-        return Ragged(_Pad.apply(values, slots, layout.total), layout)
+        (joined,) = scatter_rows(values, slots, [layout.total])
+        return Ragged(joined, layout)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Ragged:
         values = self.values.to(device, non_blocking=non_blocking)

@@ -102,6 +102,19 @@ def test_padding_keeps_the_type(dtype):
 
 
 @settings(deadline=None)
+@given(lengths.filter(bool), st.lists(st.integers(0, 4), max_size=7), shapes)
+def test_taking_samples(lengths, samples, shape):
+    samples = [sample % len(lengths) for sample in samples]
+    whole = ragged(lengths, shape)
+    taken = whole.take(torch.tensor(samples, dtype=torch.int64))
+    assert taken.layout.total == sum(lengths[sample] for sample in samples)
+    assert taken.layout.batch == len(samples)
+    for found, sample in zip(taken.split(), samples, strict=True):
+        assert torch.equal(found, whole.split()[sample])
+    assert taken.padded().shape[:2] == (len(samples), max(lengths))
+
+
+@settings(deadline=None)
 @given(pairs, shapes)
 def test_appending(pairs, shape):
     first, second = ([pair[side] for pair in pairs] for side in (0, 1))
@@ -111,12 +124,25 @@ def test_appending(pairs, shape):
     assert joined.layout.total == sum(first) + sum(second)
     for sample, wanted in zip(joined.split(), expected, strict=True):
         assert torch.equal(sample, wanted)
-    # `longest` may be more than the longest sample, never less.
     padded = joined.padded()
-    assert padded.shape[1] >= max((len(sample) for sample in expected), default=0)
+    assert padded.shape[1] == max((len(sample) for sample in expected), default=0)
     for row, wanted in zip(padded, expected, strict=True):
         assert torch.equal(row[: len(wanted)], wanted)
         assert not row[len(wanted) :].any()
+
+
+def test_appending_reads_no_device():
+    """There, the longest sample has an upper bound."""
+    joined = ragged([3, 1], (2,)).to("meta").append(ragged([1, 2], (2,)).to("meta"))
+    assert (joined.layout.longest, joined.layout.total) == (5, 7)
+
+
+def test_what_follows_from_a_layout_is_found_once():
+    layout, found = layout_of([2, 1]), []
+    for key in ("a", "a", "b"):
+        layout.once(key, lambda: found.append(1))
+    assert len(found) == 2
+    assert layout.slots is layout.slots
 
 
 def test_appending_dense_samples_stays_dense():

@@ -6,9 +6,11 @@ B samples, T packed rows, d width, h heads, d_h = d / h.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcan.nn.attention import attention, build_similarity
+from mcan.nn.blocks import blocks_of
 from mcan.ragged import Ragged
 
 
@@ -43,21 +45,22 @@ class MultiHeadAttention(nn.Module):
         Returns (T, d) and, on request, the weights (B, h, n, m) of the padded view, zero where
         there is no key.
         """
-        layout = source.layout
-        mask = None if layout.dense else layout.mask[:, None, None, :]
-        out, weights = attention(
-            self._heads(self.query(query.values), query),
-            self._heads(self.key(source.values), source),
-            self._heads(self.value(source.values), source),
-            self.similarity,
-            mask,
-            self.dropout if self.training else 0.0,
-            return_weights,
-        )
-        packed = query.layout.unpad(out.transpose(1, 2).flatten(2))
-        return self.output(packed), weights
+        mine, theirs = blocks_of(query.layout, source.layout, self.heads, whole=return_weights)
+        if source is query:
+            inputs = mine.split(_joint(query.values, self.query, self.key, self.value), 3)
+        else:
+            queries = mine.split(self.query(query.values), 1)
+            pairs = theirs.split(_joint(source.values, self.key, self.value), 2)
+            inputs = [(*q, *kv) for q, kv in zip(queries, pairs, strict=True)]
+        rate = self.dropout if self.training else 0.0
+        outs = [
+            attention(q, k, v, self.similarity, mask, rate, return_weights)
+            for (q, k, v), mask in zip(inputs, theirs.masks, strict=True)
+        ]
+        return self.output(mine.merge([out for out, _ in outs])), outs[0][1]
 
-    def _heads(self, values: Tensor, ragged: Ragged) -> Tensor:
-        """(T, d) packed -> (B, h, L, d_h)."""
-        padded = ragged.layout.pad(values)
-        return torch.unflatten(padded, -1, (self.heads, -1)).transpose(1, 2)
+
+def _joint(x: Tensor, *projections: nn.Linear) -> Tensor:
+    """Several linear maps of the same rows as one matrix product, (T, d) -> (T, maps · d)."""
+    weight = torch.cat([projection.weight for projection in projections])
+    return F.linear(x, weight, torch.cat([projection.bias for projection in projections]))
