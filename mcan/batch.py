@@ -41,7 +41,9 @@ _T = TypeVar("_T", bound=_Movable)
 
 @dataclass(frozen=True)
 class ImageInput(_Movable):
-    """The images of a batch, one per question: region rows or pixels.
+    """The images of a batch: region rows or pixels.
+
+    They are one per question, or `of_question` (B,) has the number of each question's image.
 
     - `regions`: (m, D) packed feature rows, with `boxes` (m, 4), normalised x1 y1 x2 y2, where the
       store has them and `cells` (m, 2), row and column, where the rows are the cells of a grid;
@@ -55,6 +57,7 @@ class ImageInput(_Movable):
     grid: Ragged | None = None
     grid_cells: Tensor | None = None
     pixels: Tensor | None = None
+    of_question: Tensor | None = None
 
 
 @dataclass(frozen=True)

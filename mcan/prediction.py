@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +21,17 @@ from mcan.evaluation.report import Scorer
 from mcan.text.vocabulary import Vocabulary
 
 
+def rounding(config: Config, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast to bf16 where the config evaluates in it."""
+    half = config.evaluation.precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Questions per forward pass: what fits a processor's caches, or fills a GPU."""
+    return 64 if device.type == "cpu" else 256
+
+
 def belief(
     models: Sequence[nn.Module],
     config: Config,
@@ -32,11 +43,10 @@ def belief(
     Several are an ensemble: the mean of their `probabilities`, or the probabilities of their mean
     `logits`.
     """
-    half = config.evaluation.precision == "bf16"
     exclusive = config.train.loss == "cross_entropy"
 
     def logits(model: nn.Module, batch: Batch) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+        with rounding(config, device):
             out: Tensor = model(batch.question, batch.image)
         # In single precision the sigmoids of 17 and 20 are both 1, and their order is lost.
         return out.double()
@@ -102,18 +112,20 @@ def predict_over_ranks(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions | None:
     """All predictions on the first process; None elsewhere, and where it stopped early."""
-    part = predict(
-        score,
-        dataset,
-        config.evaluation.batch_size,
-        ranks.device,
-        top,
-        config.data.workers,
-        ranks.rank,
-        ranks.world,
-        should_stop,
-        ignore_in_worker,
-    )
+    # Around all batches, so that autocast rounds the weights once and not for each of them.
+    with rounding(config, ranks.device):
+        part = predict(
+            score,
+            dataset,
+            config.evaluation.batch_size or default_batch_size(ranks.device),
+            ranks.device,
+            top,
+            config.data.workers,
+            ranks.rank,
+            ranks.world,
+            should_stop,
+            ignore_in_worker,
+        )
     if part is None:
         return None
     parts = ranks.gather(part)

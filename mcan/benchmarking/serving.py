@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from mcan.benchmarking.baseline import Baseline, padded
@@ -39,7 +40,7 @@ def evaluate_baseline(spec: Spec, bench: Bench, turns: Turns) -> None:
 
     @torch.no_grad()
     def predict() -> int:
-        for rows in EvaluationSampler(len(bench.dataset), REFERENCE_BATCH):
+        for rows in EvaluationSampler(np.arange(len(bench.dataset)), REFERENCE_BATCH):
             features, tokens = padded(bench.dataset[rows], regions, words)
             model(features.to(device), tokens.to(device)).argmax(1).cpu()
         return len(bench.dataset)

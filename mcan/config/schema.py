@@ -246,8 +246,8 @@ class EvaluationConfig(Section):
     vqa_pre2021: the one before; null: the one that the prepared dataset names."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 predicts under autocast."""
-    batch_size: PositiveInt = 256
-    """Questions per forward pass."""
+    batch_size: PositiveInt | None = None
+    """Questions per forward pass; null: 64 on a CPU, 256 elsewhere."""
 
 
 class Config(Section):

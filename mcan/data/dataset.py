@@ -6,6 +6,7 @@ B questions of a batch, Q of the dataset.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -59,6 +60,7 @@ class VQADataset:
         self._bases = np.cumsum([0, *(len(split) for split in splits)])
         self._image = _locate(self.images, splits)
         self._grid_image = _locate(self.grid, splits) if self.grid else None
+        self._shares = False
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -80,8 +82,27 @@ class VQADataset:
             index=torch.from_numpy(index.copy()),
         )
 
+    def for_evaluation(self) -> VQADataset:
+        """The same questions; in a batch, those about one image share it."""
+        shared = copy(self)
+        shared._shares = True
+        return shared
+
+    def evaluation_order(self) -> Index:
+        """(Q,) the rows, such that questions about one image are neighbours, and like lengths.
+
+        The longest come first: they need the most memory.
+        """
+        keys = (-np.diff(self._tokens.offsets), self._image, -self.images.lengths(self._image))
+        return np.lexsort(keys)
+
     def _image_input(self, index: Index) -> ImageInput:
-        image = self.images.gather(self._image[index])
+        of_question = None
+        if self._shares:
+            _, first, places = np.unique(self._image[index], return_index=True, return_inverse=True)
+            if len(first) < len(index):
+                index, of_question = index[first], torch.from_numpy(places)
+        image = replace(self.images.gather(self._image[index]), of_question=of_question)
         if self.grid is None or self._grid_image is None:
             return image
         cells = self.grid.gather(self._grid_image[index])

@@ -71,6 +71,10 @@ class ImageGroup:
             numbers[missing] = np.where(found < 0, -1, found + base)
         return numbers
 
+    def lengths(self, images: Index) -> Index:
+        """The rows of each of these images."""
+        return self._length[images]
+
     def missing(self, image_ids: Sequence[Id], questions: int) -> DataError:
         """The error for `image_ids`, wanted by `questions` questions, that no store has."""
         names = ", ".join(repr(image_id) for image_id in image_ids[:_NAMED_IDS])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from mcan.errors import DataError
@@ -75,15 +76,21 @@ class BatchSampler(Sampler[list[int]]):
 
 
 class EvaluationSampler(Sampler[list[int]]):
-    """Every row once over all processes, in order; `batch_size` is that of one process."""
+    """Each of `rows` once over all processes, to which the batches are dealt in turn.
 
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self._rows = range(size * rank // world, size * (rank + 1) // world)
+    `batch_size` is that of one process; batches are `batch_size` neighbours in `rows`.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.int64], batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self._rows = rows
         self._batch_size = batch_size
+        self._firsts = range(rank * batch_size, len(rows), world * batch_size)
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // self._batch_size)
+        return len(self._firsts)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for first in range(0, len(self._rows), self._batch_size):
-            yield list(self._rows[first : first + self._batch_size])
+        for first in self._firsts:
+            yield self._rows[first : first + self._batch_size].tolist()

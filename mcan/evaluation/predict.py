@@ -57,12 +57,13 @@ def predict(
 ) -> Predictions | None:
     """This process's share of the dataset, every row once over all; None where it stopped early.
 
+    Questions about one image come together, and images of like lengths.
     `start_worker` is called in each of the `workers` processes with its number.
     """
     loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # a map from lists of rows to batches
+        dataset.for_evaluation(),  # type: ignore[arg-type]  # a map from lists of rows to batches
         batch_size=None,
-        sampler=EvaluationSampler(len(dataset), batch_size, rank, world),
+        sampler=EvaluationSampler(dataset.evaluation_order(), batch_size, rank, world),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
@@ -80,4 +81,4 @@ def predict(
             np.zeros(0, np.int64), np.zeros((0, top), np.int64), np.zeros((0, top), np.float32)
         )
     rows, kept, certainty = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-    return Predictions(rows, kept, certainty)
+    return Predictions.merge([Predictions(rows, kept, certainty)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -59,8 +59,11 @@ class MCAN(nn.Module):
         if self.stem is not None:
             assert image.pixels is not None
             regions, cells = self.stem(image.pixels)
-            image = ImageInput(regions=regions, cells=cells)
-        y, x = self.cascade(self.question_encoder(question), self.image_encoder(image), record)
+            image = replace(image, regions=regions, cells=cells)
+        y, x = self.question_encoder(question), self.image_encoder(image)
+        if image.of_question is not None:
+            x = x.take(image.of_question)
+        y, x = self.cascade(y, x, record)
         y_reduced, y_weights = self.question_reduction(y)
         x_reduced, x_weights = self.image_reduction(x)
         if record is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -97,8 +99,11 @@ def test_more_pieces_than_questions_makes_empty_pieces() -> None:
 
 @given(st.integers(0, 50), st.integers(1, 9), st.integers(1, 5))
 def test_evaluation_sees_every_row_once(size: int, batch_size: int, world: int) -> None:
-    ranks = [EvaluationSampler(size, batch_size, rank, world) for rank in range(world)]
-    assert [row for sampler in ranks for rows in sampler for row in rows] == list(range(size))
+    order = np.random.default_rng(size).permutation(size)
+    ranks = [EvaluationSampler(order, batch_size, rank, world) for rank in range(world)]
+    dealt = [list(sampler) for sampler in ranks]
+    turns = [rows for turn in itertools.zip_longest(*dealt, fillvalue=[]) for rows in turn]
+    assert [row for rows in turns for row in rows] == order.tolist()
     for sampler in ranks:
         assert len(list(sampler)) == len(sampler)
         assert all(1 <= len(rows) <= batch_size for rows in sampler)

@@ -194,3 +194,29 @@ def test_every_image_option_at_once_in_a_batch():
             grid_cells=cells[later],
         )
         torch.testing.assert_close(together[i], model(Ragged.of([question.split()[i]]), alone)[0])
+
+
+def test_questions_share_images():
+    options = {"boxes": True, "box_embedding_size": 4, "position_encoding": True}
+    model = small_model(small_config(image=options), grid_size=3)
+    question, image, grid = tokens([2, 4, 1, 3]), regions([3, 1]).regions, rows([2, 6], 3)
+    boxes, cells, of_question = torch.rand(4, 4), torch.randint(0, 9, (8, 2)), [1, 0, 1, 1]
+    shared = ImageInput(
+        image, boxes, grid=grid, grid_cells=cells, of_question=torch.tensor(of_question)
+    )
+    each = ImageInput(
+        Ragged.of([image.split()[i] for i in of_question]),
+        torch.cat([boxes.split([3, 1])[i] for i in of_question]),
+        grid=Ragged.of([grid.split()[i] for i in of_question]),
+        grid_cells=torch.cat([cells.split([2, 6])[i] for i in of_question]),
+    )
+    torch.testing.assert_close(model(question, shared), model(question, each))
+
+
+def test_questions_share_pixels():
+    stem = {"channels": (4, FEATURES), "strides": (2, 2)}
+    model = small_model(small_config(image={"input": "pixels", "stem": stem}))
+    question, pixels = tokens([2, 4, 1]), torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    of_question = torch.tensor([1, 1, 0])
+    shared = model(question, ImageInput(pixels=pixels, of_question=of_question))
+    torch.testing.assert_close(shared, model(question, ImageInput(pixels=pixels[of_question])))
