@@ -24,7 +24,9 @@ from runs import (
     send,
 )
 from test_interruptions import no_file_above, poison, steps
+from torch.nn.parallel import DistributedDataParallel
 
+from mcan.engine import trainer
 from mcan.engine.distributed import Ranks
 from mcan.engine.trainer import STOP_CHECK_STEPS, Trainer
 
@@ -43,14 +45,14 @@ def train_on_two(lab: Lab, name: str, *args: str, **options: Any) -> None:
         assert result.status == 0, result.err
 
 
-def assert_close(lab: Lab, one: str, other: str) -> None:
+def assert_close(lab: Lab, one: str, other: str, last: str = "step_00000018.pt") -> None:
     lines, others = metrics_of(lab.run(one)), metrics_of(lab.run(other))
     assert len(lines) == len(others)
     for a, b in zip(lines, others, strict=True):
         loss, expected = a.pop("loss", 0.0), b.pop("loss", 0.0)
         assert loss == pytest.approx(expected, rel=1e-4)
         assert a == b  # the metrics too: every question counted once
-    states = [load(lab.run(name) / "checkpoints" / "step_00000018.pt") for name in (one, other)]
+    states = [load(lab.run(name) / "checkpoints" / last) for name in (one, other)]
     for name, weight in states[0]["model"].items():
         torch.testing.assert_close(weight, states[1]["model"][name], atol=2e-4, rtol=1e-3)
 
@@ -59,6 +61,25 @@ def test_two_processes_train_as_one(lab):
     assert lab.train("one", *FULL).status == 0
     train_on_two(lab, "two", *FULL)
     assert_close(lab, "one", "two")
+
+
+class SmallBuckets(DistributedDataParallel):
+    """Sums the gradients in dozens of buckets instead of one."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, bucket_cap_mb=0.0001, **options)
+
+
+def small_buckets() -> None:
+    trainer.DistributedDataParallel = SmallBuckets  # type: ignore[misc]
+
+
+def test_last_piece_of_a_process_without_questions(lab):
+    """The three questions of the last batch leave the first process none in its third piece."""
+    options = ["train.accumulation=3", "train.batch_size=19"]
+    assert lab.train("thirds_one", *options).status == 0
+    train_on_two(lab, "thirds_two", *options, patch=small_buckets)
+    assert_close(lab, "thirds_one", "thirds_two", "step_00000009.pt")
 
 
 @pytest.mark.slow
