@@ -48,8 +48,9 @@ def parse() -> argparse.Namespace:
     startup.add_argument("--questions", type=_positive, default=440_000)
     startup.add_argument("--images", type=_positive, default=120_000)
     startup.add_argument("--folder", type=Path, help="keep the dataset here and use it again")
-    scaling = _command(commands, "scaling", "one and two processes of one thread each", True)
+    scaling = _command(commands, "scaling", "one, two, four, ... processes", True)
     scaling.add_argument("--steps", type=_positive, default=3, help="updates per repetition")
+    scaling.add_argument("--processes", type=_positive, default=2, help="the most that are tried")
     scaling.add_argument(
         "--sweep",
         action="store_true",
@@ -69,7 +70,9 @@ def _command(
     parser = commands.add_parser(name, help=text, description=f"Measure {text}.")
     parser.add_argument("--repeats", type=_positive, default=5, help="repetitions after a warm-up")
     parser.add_argument(
-        "--threads", type=_positive, default=cores(), help="CPU threads of a process"
+        "--threads",
+        type=_positive,
+        help="CPU threads of a process: all cores, or with several processes 1",
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument(
@@ -108,10 +111,11 @@ def main() -> None:
 def settings(args: argparse.Namespace, *overrides: str) -> Settings:
     """What the options say; overrides of the command line win."""
     quick = QUICK if args.quick else ()
+    several = args.what == "scaling" and not args.sweep
     return Settings(
         config=getattr(args, "config", str(MCAN_SMALL)),
         overrides=(*overrides, *quick, *getattr(args, "overrides", ())),
-        threads=args.threads,
+        threads=args.threads or (1 if several else cores()),
         repeats=args.repeats,
         workload=QUICK_WORKLOAD if args.quick else Workload(0),
         steps=getattr(args, "steps", 1),
@@ -140,7 +144,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Record]] = {
     "eval": evaluate,
     "loader": load,
     "startup": startup,
-    "scaling": lambda args: suites.processes(settings(args)),
+    "scaling": lambda args: suites.processes(settings(args), args.processes),
     "sweep": sweep,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 
 from mcan.benchmarking.summary import (
     Record,
@@ -34,9 +35,6 @@ PHASES = ("data", "forward", "backward", "optimiser", "other")
 
 
 def _train(record: Record, folder: str) -> list[str]:
-    arms = record["arms"]
-    steps = next(iter(arms.values()))["warm_up"]["steps"]
-    phases = {name: phase_shares(arm) for name, arm in arms.items()}
     return [
         f"{work(record)} Batch {record['config']['train']['batch_size']}. {SPREAD} {BASELINE}",
         "",
@@ -44,19 +42,7 @@ def _train(record: Record, folder: str) -> list[str]:
         "",
         _products(record),
         "",
-        f"Where the time goes, and how long the first {steps} steps took (with compiling, if any):",
-        "",
-        *table(
-            ["arm", *PHASES, f"first {steps} steps, s"],
-            [
-                [
-                    name,
-                    *(share(shares.get(phase, 0.0)) for phase in PHASES),
-                    seconds(arms[name]["warm_up"]["seconds"]),
-                ]
-                for name, shares in phases.items()
-            ],
-        ),
+        *_phases(record["arms"]),
         "",
         "Forward includes the loss and clearing gradients, other is what the loop adds.",
     ]
@@ -118,6 +104,21 @@ def _products(record: Record) -> str:
     return f"Matrix products of this machine reach {limits} (the best of the same run)."
 
 
+def _phases(arms: Mapping[str, Record]) -> list[str]:
+    """The share of each phase, and the first steps' time."""
+    steps = next(iter(arms.values()))["warm_up"]["steps"]
+    rows = []
+    for name, arm in arms.items():
+        shares = phase_shares(arm)
+        parts = [share(shares.get(phase, 0.0)) for phase in PHASES]
+        rows.append([name, *parts, seconds(arm["warm_up"]["seconds"])])
+    return [
+        f"Where the time goes, and how long the first {steps} steps took (with compiling, if any):",
+        "",
+        *table(["arm", *PHASES, f"first {steps} steps, s"], rows),
+    ]
+
+
 def _pass_seconds(arm: Record) -> Spread:
     return Spread.of(result["seconds"] for result in arm["repetitions"])
 
@@ -156,7 +157,7 @@ def _scaling(record: Record, folder: str) -> list[str]:
                 name,
                 step_seconds(arm).show(milliseconds),
                 count(Spread.of(rates(arm)).median),
-                share(ratios(arm, alone).median / arm["processes"]),
+                _efficiency(arm, alone).show(share),
                 megabytes(peak(arm)),
             ]
         )
@@ -166,10 +167,23 @@ def _scaling(record: Record, folder: str) -> list[str]:
         "speed per process, one alone being 100 %.",
         "",
         *table(["arm", "ms/step", "samples/s", "efficiency", "peak per process, MB"], rows),
+        "",
+        *_phases(arms),
+        "",
+        "Of several processes it is the first one's time; backward includes waiting for the others "
+        "and adding up the gradients.",
     ]
 
 
+def _efficiency(arm: Record, alone: Record) -> Spread:
+    speed_up, processes = ratios(arm, alone), arm["processes"]
+    return Spread(*(value / processes for value in astuple(speed_up)))
+
+
 def _sweep(record: Record, folder: str) -> list[str]:
+    on_device = peak(record["points"][0], "peak_device_memory") is not None
+    head = ["factor", "value", "ms/step", "samples/s", "GFLOP/s", "peak, MB"]
+    head += ["GPU peak, MB"] if on_device else []
     rows = [
         [
             point["factor"],
@@ -178,18 +192,18 @@ def _sweep(record: Record, folder: str) -> list[str]:
             count(Spread.of(rates(point)).median),
             giga(achieved(point).median),
             megabytes(peak(point)),
+            *([megabytes(peak(point, "peak_device_memory"))] if on_device else []),
         ]
         for point in record["points"]
     ]
     return [
-        f"{work(record)} One factor at a time. Training in bf16, batch "
-        f"{record['config']['train']['batch_size']}. {SPREAD}",
+        f"{work(record)} One factor at a time, regions being the number in every image. Training "
+        f"in bf16, batch {record['config']['train']['batch_size']}. {SPREAD}",
         "",
-        f"![time and memory against the work]({folder}/{PLOT})",
+        *([f"![time and memory against the work]({folder}/{PLOT})", ""] if folder else []),
+        *table(head, rows),
         "",
-        *table(["factor", "value", "ms/step", "samples/s", "GFLOP/s", "peak, MB"], rows),
-        "",
-        "Start-up to the end of the first step:",
+        "From `python train.py` to the end of the first step of a small network:",
         "",
         *_starts(record["startup"]),
     ]

@@ -112,18 +112,22 @@ def startup(settings: Settings, questions: int, images: int, folder: Path | None
     }
 
 
-def processes(settings: Settings) -> Record:
-    """One and two processes of one thread each on the same batches."""
-    single = replace(settings, threads=1)
-    with _data(single, single.training_questions()) as lab:
+def processes(settings: Settings, most: int) -> Record:
+    """One process, two, four and so on, up to `most`, on the same batches."""
+    with _data(settings, settings.training_questions()) as lab:
         arms = {
             f"{precision}, {count} process{'es' if count > 1 else ''}": replace(
                 lab.arm("train", f"train.precision={precision}"), processes=count
             )
             for precision in ("float32", "bf16")
-            for count in (1, 2)
+            for count in doubling(most)
         }
         return lab.record("scaling", arms)
+
+
+def doubling(most: int) -> list[int]:
+    """1, 2, 4 and so on, and `most`."""
+    return [*(2**power for power in range((most - 1).bit_length())), most]
 
 
 def sweep(settings: Settings, values: Sweep) -> Record:

@@ -15,13 +15,13 @@ BASELINE = (
 
 def machine(record: Record) -> str:
     """What it ran on."""
-    found = record["machine"]
+    found, threads = record["machine"], record["threads"]
     return (
         f"{found['processor']}, {found['cores']} cores "
         f"({', '.join(found['instructions']) or 'instructions unknown'}), "
         f"{found['memory'] / 2**30:.0f} GiB; GPU: {', '.join(found['gpus']) or 'none'}. "
         f"torch {found['torch']}, numpy {found['numpy']}, Python {found['python']}, "
-        f"{found['platform']}; {record['threads']} threads per process. "
+        f"{found['platform']}; {threads} thread{'s' if threads > 1 else ''} per process. "
         f"{found['time']}, revision {found['revision']}."
     )
 

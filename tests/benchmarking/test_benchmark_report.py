@@ -7,6 +7,7 @@ from PIL import Image
 
 from mcan.benchmarking.hardware import describe_machine
 from mcan.benchmarking.report import read, rewrite, save, section
+from mcan.benchmarking.suites import doubling
 from mcan.benchmarking.summary import Spread, ratios
 from mcan.config.schema import EvaluationConfig, ModelConfig, TrainConfig
 from mcan.errors import DataError
@@ -116,10 +117,13 @@ def test_loading_start_up_and_processes():
     starts = [{"seconds": value, "peak_memory": 5e8} for value in (3.0, 1.0, 2.0)]
     text = section(record("startup", questions=440_000, images=120_000, starts=starts))
     assert row(text, "440,000")[1:] == ["120,000", "2.00 (1.00 to 3.00)", "500"]
-    arms = {"one": arm(8.0), "two": arm(5.0, processes=2)}
+    arms = {"one": arm(8.0, 8.0, 9.0), "two": arm(5.0, 8.0, 5.0, processes=2)}
     text = section(record("scaling", arms=arms))
-    assert row(text, "one")[3] == "100%"
-    assert row(text, "two")[3] == "80%"
+    assert row(text, "one")[3] == "100% (100% to 100%)"
+    assert row(text, "two")[3] == "80% (50% to 90%)"
+    assert row(text[text.index("Where the time goes") :], "two")[2:4] == ["25%", "75%"]
+    assert "; 2 threads per process." in text
+    assert "; 1 thread per process." in section(record("scaling", arms=arms) | {"threads": 1})
 
 
 def test_records_become_one_report(tmp_path):
@@ -149,6 +153,28 @@ def test_a_sweep_has_a_plot(tmp_path):
     first = (tmp_path / "machine" / "sweep.png").read_bytes()
     rewrite(tmp_path / "machine")
     assert (tmp_path / "machine" / "sweep.png").read_bytes() == first
+
+
+def test_a_sweep_without_a_folder_names_no_plot():
+    assert "sweep.png" not in section(SWEEP)
+
+
+def test_a_sweep_on_a_gpu_shows_its_memory():
+    points = [
+        {"factor": "depth", "value": 2, **arm(1.0, peak_device_memory=3e9)},
+        {"factor": "depth", "value": 8, **arm(2.0, peak_device_memory=4e9)},
+    ]
+    text = section(SWEEP | {"points": points})
+    assert "| GPU peak, MB |" in text
+    assert row(text, "depth")[-2:] == ["2,000", "3,000"]
+    assert "GPU peak" not in section(SWEEP)
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
+)
+def test_numbers_of_processes(most, counts):
+    assert doubling(most) == counts
 
 
 def test_a_record_is_not_overwritten(tmp_path):
