@@ -10,8 +10,8 @@ from mcan.engine.checkpoint import BEST, Checkpoint, last_checkpoint
 from mcan.engine.run_folder import RunFolder
 from mcan.errors import RunError
 
-# Keys that change how a run is executed, but not a bit of its result. Data may have moved: what the
-# checkpoint says of it is compared.
+# Keys that change how a run is executed, but not a bit of its weights. Data may have moved: what
+# the checkpoint says of it is compared.
 _FREE_KEYS = (
     "runs",
     "data.prepared",
@@ -22,6 +22,7 @@ _FREE_KEYS = (
     "data.residency",
     "train.checkpoint_every",
     "train.keep_last",
+    "evaluation.batch_size",
 )
 
 
@@ -63,9 +64,14 @@ def check_same_data(now: Checkpoint, before: Checkpoint, where: Path) -> None:
         # Not their paths: stores may have moved.
         if list(here.values()) != list(there.values()):
             changed = [path for path, digest in here.items() if digest not in there.values()]
+            reason = (
+                "the image store does not hold what the run was trained on; make it as it was"
+                if changed
+                else "the run was trained on these image stores in another order; name them so"
+            )
             raise RunError(
-                f"{where}: {', '.join(changed or here)}: the image store does not hold what the "
-                "run was trained on; make it as it was, or start another run with name=..."
+                f"{where}: {', '.join(changed or here)}: {reason}, or start another run with "
+                "name=..."
             )
     if _questions(now) != _questions(before) or now.sizes != before.sizes:
         raise RunError(f"{where}: the training data has changed since the run")

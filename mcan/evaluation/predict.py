@@ -69,13 +69,13 @@ def predict(
         worker_init_fn=start_worker,
     )
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    with torch.inference_mode():
+    with torch.no_grad():  # under inference_mode autocast would round the weights in each batch
         for batch in progress(loader, "evaluating", unit="batch", leave=False, disable=rank > 0):
             if should_stop():
                 return None
             batch = batch.to(device, non_blocking=True)
-            probabilities, answers = score(batch).float().topk(top, dim=1)
-            parts.append((batch.index, answers, probabilities))
+            probabilities, answers = score(batch).topk(top, dim=1)
+            parts.append((batch.index, answers, probabilities.float()))
     if not parts:
         return Predictions(
             np.zeros(0, np.int64), np.zeros((0, top), np.int64), np.zeros((0, top), np.float32)

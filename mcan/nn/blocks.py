@@ -37,7 +37,8 @@ class HeadBlocks:
         self._heads = heads
         self._total = layout.total
         self._rows: list[Tensor | slice] = [slice(None)]
-        self._blocks = [layout]
+        # Not the layout itself, which keeps what is made here: they would keep each other.
+        self._blocks = [Layout(layout.lengths, layout.longest, layout.total)]
         if groups is not None:
             self._blocks = [Layout.of(layout.lengths[group]) for group in groups]
             self._rows = [
@@ -114,7 +115,10 @@ def blocks_of(
 
 
 def _similar(layout: Layout, heads: int) -> tuple[Tensor, ...] | None:
-    """Samples of similar lengths whose scores among themselves fit the cache."""
+    """Samples of similar lengths whose scores among themselves fit the cache.
+
+    What they are guided by is cut into the same groups.
+    """
     if not layout.on_host or layout.dense:
         return None
     samples = max(1, BLOCK_SCORES // (heads * layout.longest**2))

@@ -21,7 +21,7 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:
-    """Zero each value with probability `rate`, scale the others so that the expectation stays."""
+    """Zero each value with probability `rate` < 1, scale the others: the expectation stays."""
     if not rate or not _on_cpu(x):
         return F.dropout(x, rate)
     out: Tensor = _Kept.apply(x, *_draw(x, rate))

@@ -20,10 +20,9 @@ class MLP(nn.Sequential):
         super().__init__(
             nn.Linear(size, inner), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inner, out)
         )
-        self.rate = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        first, second = self[0], cast(nn.Linear, self[3])
-        hidden, scale = relu_dropout(first(x), self.rate if self.training else 0.0)
+        first, dropout, second = self[0], cast(nn.Dropout, self[2]), cast(nn.Linear, self[3])
+        hidden, scale = relu_dropout(first(x), dropout.p if self.training else 0.0)
         # The scale of dropout on the weight, which has fewer numbers than the rows.
         return F.linear(hidden, second.weight if scale == 1 else second.weight * scale, second.bias)

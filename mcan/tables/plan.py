@@ -135,7 +135,10 @@ def _resolve(
 
 
 def _digest(config: Config) -> str:
-    """Of what differs from the defaults, so that a key added later leaves runs what they are."""
+    """Of what differs from the defaults, so that a key added later leaves runs what they are.
+
+    So the default of a key that changes results has to stay; another one needs another key.
+    """
     content = config.model_dump(mode="json", exclude={"name", "runs"}, exclude_defaults=True)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 

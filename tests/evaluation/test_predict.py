@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import profile
 
 from mcan.batch import Batch
 from mcan.data.dataset import VQADataset
@@ -109,9 +110,40 @@ def ids(dataset: VQADataset) -> list[Any]:
     return dataset.image_ids(range(len(dataset)))
 
 
+def test_order_where_single_precision_has_none(dataset):
+    """The sigmoids of 18, 25 and 30 are all 1 in float32."""
+
+    def sure(batch: Batch) -> Tensor:
+        return torch.tensor([18.0, 25.0, 30.0]).double().sigmoid().expand(batch.size, -1)
+
+    predictions = predict(sure, dataset, 8, CPU, top=3)
+    assert predictions is not None
+    assert (predictions.answers == [2, 1, 0]).all()
+
+
+def test_weights_are_rounded_once(dataset):
+    """Of an evaluation under autocast, not in each of its batches."""
+    linear, kept = torch.nn.Linear(3, 2), []
+
+    def score(batch: Batch) -> Tensor:
+        out: Tensor = linear(torch.ones(batch.size, 3))
+        kept.append(out)
+        return out
+
+    with profile(record_shapes=True) as profiler, torch.autocast("cpu", torch.bfloat16):
+        predict(score, dataset, 4, CPU)
+    rounded = [
+        event
+        for event in profiler.key_averages(group_by_input_shape=True)
+        if event.key == "aten::_to_copy" and event.input_shapes[:1] == [[2, 3]]
+    ]
+    assert len(kept) == 6
+    assert sum(event.count for event in rounded) == 1
+
+
 def test_no_gradient_and_half_precision(dataset):
     def half(batch: Batch) -> Tensor:
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
         return score(batch).bfloat16()
 
     predictions = predict(half, dataset, 8, CPU)

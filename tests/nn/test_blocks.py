@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -131,3 +134,17 @@ def test_logits_in_blocks_equal_those_of_one_block(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_SCORES", HEADS * 100**2)
     in_blocks = model(tokens([14, 1, 6, 3]), regions([10, 40, 100, 25]))
     torch.testing.assert_close(in_blocks, logits)
+
+
+@pytest.mark.parametrize("lengths", [[2, 2], [3, 1]])
+def test_a_layout_is_given_back_with_its_batch(lengths):
+    """Without waiting for the collector of cycles: on a GPU it would hold memory there."""
+    gc.disable()
+    try:
+        layout = Layout.of(torch.tensor(lengths))
+        blocks_of(layout, layout, heads=2)
+        gone = weakref.ref(layout)
+        del layout
+        assert gone() is None
+    finally:
+        gc.enable()
