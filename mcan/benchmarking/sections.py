@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 
+import torch
+
 from mcan.benchmarking.summary import (
     Record,
     Spread,
@@ -29,6 +31,7 @@ from mcan.benchmarking.wording import (
     times,
     work,
 )
+from mcan.prediction import default_batch_size
 
 PLOT = "sweep.png"
 PHASES = ("data", "forward", "backward", "optimiser", "other")
@@ -49,7 +52,10 @@ def _train(record: Record, folder: str) -> list[str]:
 
 
 def _evaluate(record: Record, folder: str) -> list[str]:
-    batch = record["config"]["evaluation"]["batch_size"]
+    arms = record["arms"].values()
+    on_device = any(peak(arm, "peak_device_memory") is not None for arm in arms)
+    chosen = default_batch_size(torch.device("cuda" if on_device else "cpu"))
+    batch = record["config"]["evaluation"]["batch_size"] or chosen
     return [
         f"{work(record)} Batch {batch}, that of the baseline 32. {SPREAD} {BASELINE}",
         "",

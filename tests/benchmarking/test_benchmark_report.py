@@ -109,7 +109,10 @@ def test_gpu_memory_is_shown_where_it_was_measured():
     text = section(record("eval", arms=arms, products=PRODUCTS))
     assert "GPU peak, MB" in text
     assert "1,000" in row(text, "bf16")
-    assert "GPU peak" not in section(record("eval", arms=ARMS, products=PRODUCTS))
+    assert "Batch 256," in text
+    text = section(record("eval", arms=ARMS, products=PRODUCTS))
+    assert "GPU peak" not in text
+    assert "Batch 64," in text
 
 
 def test_loading_start_up_and_processes():
