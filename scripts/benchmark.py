@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from mcan.arguments import positive
 from mcan.benchmarking import suites
 from mcan.benchmarking.hardware import cores
 from mcan.benchmarking.report import new_file, rewrite, save, section
@@ -36,21 +37,21 @@ def parse() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="what", required=True)
     train = _command(commands, "train", "the training step", True)
-    train.add_argument("--steps", type=_positive, default=3, help="updates per repetition")
+    train.add_argument("--steps", type=positive, default=3, help="updates per repetition")
     train.add_argument("--compile", action="store_true", help="measure torch.compile too")
     evaluation = _command(commands, "eval", "predicting a split", True)
-    evaluation.add_argument("--questions", type=_positive, default=1024)
+    evaluation.add_argument("--questions", type=positive, default=1024)
     loader = _command(commands, "loader", "ready batches in one process", True)
-    loader.add_argument("--questions", type=_positive, default=10_000)
+    loader.add_argument("--questions", type=positive, default=10_000)
     startup = _command(
         commands, "startup", "time and peak memory from `python train.py` to the first step"
     )
-    startup.add_argument("--questions", type=_positive, default=440_000)
-    startup.add_argument("--images", type=_positive, default=120_000)
+    startup.add_argument("--questions", type=positive, default=440_000)
+    startup.add_argument("--images", type=positive, default=120_000)
     startup.add_argument("--folder", type=Path, help="keep the dataset here and use it again")
     scaling = _command(commands, "scaling", "one, two, four, ... processes", True)
-    scaling.add_argument("--steps", type=_positive, default=3, help="updates per repetition")
-    scaling.add_argument("--processes", type=_positive, default=2, help="the most that are tried")
+    scaling.add_argument("--steps", type=positive, default=3, help="updates per repetition")
+    scaling.add_argument("--processes", type=positive, default=2, help="the most that are tried")
     scaling.add_argument(
         "--sweep",
         action="store_true",
@@ -68,10 +69,10 @@ def _command(
     takes_overrides: bool = False,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=f"Measure {text}.")
-    parser.add_argument("--repeats", type=_positive, default=5, help="repetitions after a warm-up")
+    parser.add_argument("--repeats", type=positive, default=5, help="repetitions after a warm-up")
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=positive,
         help="CPU threads of a process: all cores, or with several processes 1",
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
@@ -85,13 +86,6 @@ def _command(
         parser.add_argument("--config", default=str(MCAN_SMALL), help="YAML file of the network")
         parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mcan.arguments import positive
 from mcan.config import Config, config_from_dict, load_config
 from mcan.data.prepared import Prepared
 from mcan.data.split import Split
@@ -69,7 +70,7 @@ def parse() -> argparse.Namespace:
         help="what is resampled: questions (default), or images with all their questions, since "
         "those of one image are not independent",
     )
-    parser.add_argument("--resamples", type=_positive, default=10_000, help="default: 10000")
+    parser.add_argument("--resamples", type=positive, default=10_000, help="default: 10000")
     parser.add_argument("--seed", type=_seed, default=0, help="of the resamples (default: 0)")
     parser.add_argument(
         "--confidence", type=_percent, default=95.0, help="of the intervals, in %% (default: 95)"
@@ -79,12 +80,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write everything")
     return parser.parse_intermixed_args()
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
 
 
 def _seed(text: str) -> int:

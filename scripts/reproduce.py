@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from mcan.arguments import positive, shard
 from mcan.config.layers import parse_overrides
 from mcan.errors import ConfigError, command
 from mcan.report.write import write_results
@@ -95,19 +95,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if args.slurm and args.launcher != "slurm":
         parser.error("--slurm needs --launcher slurm")
     return args
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
-
-
-def shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
-    return int(found[1]), int(found[2])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcan.arguments import positive
 from mcan.data.json_items import file_on_disk
 from mcan.data.preparation import (
     answer_vocabulary,
@@ -88,14 +89,14 @@ def room_parser(room: Room) -> argparse.ArgumentParser:
     )
     words.add_argument(
         "--min-answer-count",
-        type=_positive,
+        type=positive,
         default=room.min_answer_count,
         metavar="N",
         help="keep answers that occur at least N times (%(default)s)",
     )
     words.add_argument(
         "--top-answers",
-        type=_positive,
+        type=positive,
         default=room.top_answers,
         metavar="K",
         help="keep the K most frequent of these (%(default)s)",
@@ -115,13 +116,6 @@ def room_parser(room: Room) -> argparse.ArgumentParser:
     )
     carving.add_argument("--seed", type=int, default=0, help="draws these images (%(default)s)")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
 
 
 def _share(text: str) -> float:

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 from mcan.tables.call import AS_STATED, Call
 from mcan.tables.outcome import Outcome, outcome_path
 from mcan.tables.plan import PlannedRun
-from mcan.tables.spec import Row, Table
-
-OVERALL = "overall"
+from mcan.tables.spec import OVERALL, Row, Table
 
 Filled = Mapping[str, Mapping[str, float]]
 """Figures of the evaluation server, in percent: row name -> column -> value."""

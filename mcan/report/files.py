@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mcan.report.aggregate import OVERALL, Cell, RowSummary, Summary
+from mcan.report.aggregate import Cell, RowSummary, Summary
 from mcan.report.commands import evaluation_command, training_command
 from mcan.report.wording import Grid, called, footnotes, grids
+from mcan.tables.spec import OVERALL
 
 CSV_HEAD = (
     "row",
