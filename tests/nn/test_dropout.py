@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mcan.nn.dropout import add_dropout, dropout
+from mcan.nn.dropout import add_dropout, dropout, relu_dropout
+from mcan.nn.mlp import MLP
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 RATES = pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9])
 STEPS = 2**16
+
+
+def dropped_relu(x: Tensor, rate: float) -> Tensor:
+    out, scale = relu_dropout(x, rate)
+    return out * scale
 
 
 def within(found: float, probability: float, draws: int) -> bool:
@@ -49,7 +55,7 @@ def test_draws_do_not_depend_on_each_other():
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (5, 7), (2, 0, 3)])
 def test_any_shape(shape):
     x = torch.ones(shape)
-    assert dropout(x, 0.5).shape == x.shape
+    assert dropout(x, 0.5).shape == dropped_relu(x, 0.5).shape == x.shape
     assert add_dropout(x, x, 0.5).shape == x.shape
 
 
@@ -70,6 +76,7 @@ def test_rate_zero_draws_nothing(dtype):
     state = torch.get_rng_state()
     assert torch.equal(dropout(x, 0.0), x)
     assert torch.equal(add_dropout(y, x, 0.0), y + x)
+    assert torch.equal(dropped_relu(x, 0.0), x.relu())
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -80,24 +87,19 @@ def test_rates_next_to_none_and_to_all():
 
 
 @DTYPES
-def test_sum_with_a_residual_is_fused_only(dtype):
+def test_sum_with_a_residual_and_relu_are_fused_only(dtype):
     """Equal seeds draw equal masks; bf16 is rounded once where it was rounded twice."""
     x, y = torch.randn(50, 8, dtype=dtype), torch.randn(50, 8, dtype=dtype)
-    torch.manual_seed(3)
-    found = add_dropout(y, x, 0.3)
-    torch.manual_seed(3)
+    found, expected = [], []
+    for results, functions in (
+        (found, (lambda: add_dropout(y, x, 0.3), lambda: dropped_relu(x, 0.3))),
+        (expected, (lambda: y + dropout(x, 0.3), lambda: dropout(x, 0.3).relu())),
+    ):
+        for function in functions:
+            torch.manual_seed(3)
+            results.append(function())
     tolerance = 0.02 if dtype == torch.bfloat16 else 1e-6
-    torch.testing.assert_close(found, y + dropout(x, 0.3), atol=tolerance, rtol=tolerance)
-
-
-def test_long_inputs_are_drawn_as_one(monkeypatch):
-    x, outs = torch.ones(50, 7), []
-    for block in (4, 100, 2**18):
-        monkeypatch.setattr("mcan.nn.dropout._BLOCK", block)
-        torch.manual_seed(8)
-        outs.append(dropout(x, 0.5))
-    assert torch.equal(outs[0], outs[1])
-    assert torch.equal(outs[1], outs[2])
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
 def test_gradients():
@@ -110,7 +112,7 @@ def test_gradients():
 
         return run
 
-    for function, tensors in ((dropout, (x,)), (add_dropout, (y, x))):
+    for function, tensors in ((dropout, (x,)), (add_dropout, (y, x)), (dropped_relu, (x,))):
         assert torch.autograd.gradcheck(seeded(function), tensors)
         assert torch.autograd.gradgradcheck(seeded(function), tensors)
 
@@ -129,3 +131,30 @@ def test_residual_and_x_of_different_types(low):
     out.sum().backward()
     assert torch.equal(tensors["residual"].grad, torch.ones(50))
     assert torch.equal(tensors["x"].grad, 2.0 * kept)
+
+
+def test_relu_keeps_no_mask():
+    """Its output alone is kept, which the next layer keeps anyway."""
+    x, kept = torch.randn(100, requires_grad=True), []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out, _ = relu_dropout(x, 0.5)
+    assert [tensor.data_ptr() for tensor in kept] == [out.data_ptr()]
+
+
+def test_perceptron_is_the_sequence_of_its_modules():
+    torch.manual_seed(0)
+    mlp, x = MLP(3, 5, 0.5, 2), torch.randn(7, 3)
+    plain = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Dropout(0.5), nn.Linear(5, 2))
+    plain.load_state_dict(mlp.state_dict())
+    torch.testing.assert_close(mlp.eval()(x), plain.eval()(x))
+    first, _, _, second = mlp.train()
+    torch.manual_seed(1)
+    found = mlp(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(found, second(dropout(first(x).relu(), 0.5)))
+    assert not torch.equal(mlp(x), mlp(x))
