@@ -9,7 +9,7 @@ from argparse import ArgumentTypeError
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a positive integer")
+        raise ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
 
 

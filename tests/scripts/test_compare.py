@@ -362,5 +362,5 @@ def test_refused_outside_of_runs(broken):
 def test_numbers_out_of_range(broken, option, value):
     result = compare(broken, "runs/a", "runs/b", option, value)
     assert result.status == 2
-    assert f"argument {option}: {value} is " in result.err.splitlines()[-1].replace("'", "")
+    assert f"argument {option}: {value} is " in result.err.splitlines()[-1]
     assert option != "--confidence" or result.err.endswith("; 95 % is written 95\n")
