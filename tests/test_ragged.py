@@ -131,6 +131,26 @@ def test_appending(pairs, shape):
         assert not row[len(wanted) :].any()
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 140), max_size=5), shapes)
+def test_filling_up_adds_a_sample_of_zeros(lengths, shape):
+    rows = ragged(lengths, shape)
+    filled, longest, total = rows.filled_up(), max(lengths, default=0), sum(lengths)
+    multiple = max([1] + [2**power for power in range(8) if 2**power <= longest])
+    if len(set(lengths)) > 1:
+        total = -(-total // multiple) * multiple
+    assert filled.layout.total == len(filled.values) == total
+    assert (filled.layout.batch, filled.layout.longest) == (len(lengths) + 1, longest)
+    *samples, added = filled.split()
+    assert all(torch.equal(*pair) for pair in zip(samples, rows.split(), strict=True))
+    assert not added.any()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_rows_are_missing_where_lengths_can_be_read(device):
+    assert layout_of([100, 200]).to(device).missing == (84 if device == "cpu" else 0)
+
+
 def test_appending_reads_no_device():
     """There, the longest sample has an upper bound."""
     joined = ragged([3, 1], (2,)).to("meta").append(ragged([1, 2], (2,)).to("meta"))

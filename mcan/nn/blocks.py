@@ -21,6 +21,9 @@ BLOCK_SCORES = 2**20
 # Numbers in a vector register: scores of fewer keys are computed one by one.
 VECTOR = 16
 
+# Libraries prepare a product anew for each L they have not seen: L is a multiple of this.
+STEP = 8
+
 
 class HeadBlocks:
     """Packed rows (T, parts · h · d_h) <-> `parts` padded tensors (b, h, L, d_h) for each block.
@@ -46,7 +49,7 @@ class HeadBlocks:
                 for block, group in zip(self._blocks, groups, strict=True)
             ]
         if not exact and layout.on_host:
-            self._blocks = [_at_least_a_vector(block) for block in self._blocks]
+            self._blocks = [_rounded_up(block) for block in self._blocks]
         self.masks = [None if block.dense else block.mask[:, None, None] for block in self._blocks]
         self._slots: dict[int, Tensor] = {}
 
@@ -127,7 +130,7 @@ def _similar(layout: Layout, heads: int) -> tuple[Tensor, ...] | None:
     return layout.lengths.argsort().chunk(-(-layout.batch // samples))
 
 
-def _at_least_a_vector(block: Layout) -> Layout:
-    if block.dense or block.longest >= VECTOR:
+def _rounded_up(block: Layout) -> Layout:
+    if block.dense:
         return block
-    return Layout(block.lengths, VECTOR, block.total)
+    return Layout(block.lengths, max(VECTOR, -(-block.longest // STEP) * STEP), block.total)

@@ -99,12 +99,14 @@ class ImageEncoder(nn.Module):
     def forward(self, image: ImageInput) -> Ragged:
         """Rows (T, D) -> (T, d)."""
         assert image.regions is not None
-        dtype = self.projection.weight.dtype
-        values = image.regions.values.to(dtype)
+        dtype, layout = self.projection.weight.dtype, image.regions.layout
+        values = _convert(image.regions.values, dtype, layout.missing)
         if self.box is not None:
             assert image.boxes is not None
-            values = torch.cat([values, self.box(box_numbers(image.boxes.to(dtype)))], 1)
-        out = image.regions.replace(self._place(self.projection(values), image.cells))
+            boxes = _convert(image.boxes, dtype, layout.missing)
+            values = torch.cat([values, self.box(box_numbers(boxes))], 1)
+        projected = self.projection(values)[: layout.total]
+        out = image.regions.replace(self._place(projected, image.cells))
         if self.grid is None:
             return out
         assert image.grid is not None
@@ -115,6 +117,16 @@ class ImageEncoder(nn.Module):
         if not self.position_encoding or cells is None:
             return rows
         return rows + sinusoidal_2d(cells, rows.shape[1], rows.dtype)
+
+
+def _convert(rows: Tensor, dtype: torch.dtype, missing: int) -> Tensor:
+    """(T, D) -> (T + missing, D), the last ones zeros, in one pass."""
+    if not missing:
+        return rows.to(dtype)
+    converted = rows.new_empty(len(rows) + missing, rows.shape[1], dtype=dtype)
+    converted[: len(rows)] = rows
+    converted[len(rows) :] = 0
+    return converted
 
 
 def box_numbers(boxes: Tensor) -> Tensor:

@@ -63,6 +63,10 @@ class MCAN(nn.Module):
         y, x = self.question_encoder(question), self.image_encoder(image)
         if image.of_question is not None:
             x = x.take(image.of_question)
+        # Attention that is recorded is that of the samples alone; a dense image has one T anyway.
+        filled_up = record is None and x.layout.on_host and not x.layout.dense
+        if filled_up:
+            y, x = y.filled_up(), x.filled_up()
         y, x = self.cascade(y, x, record)
         y_reduced, y_weights = self.question_reduction(y)
         x_reduced, x_weights = self.image_reduction(x)
@@ -70,7 +74,7 @@ class MCAN(nn.Module):
             record["question.reduction"] = y_weights
             record["image.reduction"] = x_weights
         logits: Tensor = self.classifier(self.norm(y_reduced + x_reduced))
-        return logits
+        return logits[:-1] if filled_up else logits
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from small import (
 )
 
 from mcan.batch import ImageInput
-from mcan.ragged import Ragged
+from mcan.ragged import Layout, Ragged
 
 CONFIGS = {
     "-".join(choice): small_config(
@@ -78,6 +78,29 @@ def test_batched_equals_one_by_one_in_single_precision(encoder):
     torch.testing.assert_close(
         model(question, image), one_by_one(model, question, image), atol=1e-5, rtol=0
     )
+
+
+def with_an_empty_sample(rows: Ragged) -> Ragged:
+    return Ragged(rows.values, Layout.of(torch.cat([rows.layout.lengths, torch.tensor([0])])))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_rows_that_fill_a_batch_up_change_neither_logits_nor_gradients(encoder, monkeypatch):
+    model = small_model(small_config(encoder)).float()
+    question, image = tokens([14, 1, 6]), regions([10, 40, 100]).regions
+    totals, results = [], []
+    model.cascade.register_forward_pre_hook(
+        lambda _, inputs: totals.append([rows.layout.total for rows in inputs[:2]])
+    )
+    for fill_up in (Ragged.filled_up, with_an_empty_sample):
+        monkeypatch.setattr(Ragged, "filled_up", fill_up)
+        values = image.values.float().requires_grad_()
+        logits = model(question, ImageInput(image.replace(values)))
+        total = (logits * torch.arange(logits.numel()).view_as(logits)).sum()
+        wanted = (values, *model.parameters())
+        results.append((logits, *torch.autograd.grad(total, wanted)))
+    assert totals == [[24, 192], [21, 150]]
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
