@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from mcan.benchmarking.summary import Record
@@ -21,12 +21,16 @@ from mcan.progress import progress
 
 @dataclass(frozen=True)
 class Arm:
-    """`processes` of `threads` threads that measure `spec` together, in `precision`."""
+    """`processes` of `threads` threads that measure `spec` together, in `precision`.
+
+    `variables` are added to their environment.
+    """
 
     spec: Spec
     threads: int
     processes: int = 1
     precision: str = "float32"
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(arms: Mapping[str, Arm], repeats: int) -> dict[str, Record]:
@@ -135,7 +139,8 @@ def _team(name: str, arm: Arm) -> Iterator[_Team]:
 
 
 def _surroundings(arm: Arm, rank: int, port: int) -> dict[str, str]:
-    variables = {name: str(arm.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    threads = {name: str(arm.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    variables = {**threads, **arm.variables}
     if arm.processes == 1:
         return variables
     return variables | {

@@ -181,7 +181,12 @@ class _Lab:
         )
         config = settings.resolve(*overrides)
         precisions = {"train": config.train.precision, "evaluate": config.evaluation.precision}
-        return Arm(spec, settings.threads, precision=precisions.get(job, "float32"))
+        return Arm(
+            spec,
+            settings.threads,
+            precision=precisions.get(job, "float32"),
+            variables=_AS_TORCH_IS if job.endswith("_baseline") else {},
+        )
 
     def record(self, what: str, arms: Mapping[str, Arm], products: bool = False) -> Record:
         """Measure the arms, and with `products` the machine's matrix products between them."""
@@ -203,6 +208,9 @@ class _Lab:
 
 
 _PRODUCTS = "matrix products"
+
+# Without what `choose_device` asks for.
+_AS_TORCH_IS = {"THP_MEM_ALLOC_ENABLE": "0"}
 
 
 @contextmanager
