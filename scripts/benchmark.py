@@ -37,7 +37,7 @@ def parse() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="what", required=True)
     train = _command(commands, "train", "the training step", True)
-    train.add_argument("--steps", type=positive, default=3, help="updates per repetition")
+    train.add_argument("--steps", type=positive, default=10, help="updates per repetition")
     train.add_argument("--compile", action="store_true", help="measure torch.compile too")
     evaluation = _command(commands, "eval", "predicting a split", True)
     evaluation.add_argument("--questions", type=positive, default=1024)
