@@ -17,8 +17,8 @@ from torch import Tensor
 
 _V = TypeVar("_V")
 
-# Rows are filled up to a multiple of this, or of a smaller power of two where samples are short.
-_FILLED = 128
+# T is rounded up to a multiple of this, or of a smaller power of two where samples are short.
+_MULTIPLE = 128
 
 
 def _once(compute: Callable[[Layout], Tensor]) -> Tensor:
@@ -72,16 +72,20 @@ class Layout:
         return self.total == self.batch * self.longest
 
     @property
-    def missing(self) -> int:
-        """Rows that T lacks to be a multiple of up to 128, fewer than the longest sample has.
+    def rounded(self) -> bool:
+        """Rows are filled up for matrix products in bf16 on CPU.
 
-        Libraries prepare a matrix product anew for every T they have not seen. With all the T that
-        batches have, that was a tenth of a bf16 step on CPU; where compilers or devices would be
-        in the way, nothing is missing.
+        The library behind them prepares each product anew for every T that it has not seen. With
+        all the T that batches have, that was a tenth of a training step.
         """
-        if not self.on_host or self.dense:
+        return self.on_host and not self.dense and torch.is_autocast_enabled("cpu")
+
+    @property
+    def missing(self) -> int:
+        """Rows that T lacks to be a multiple of up to 128; not more than the longest sample has."""
+        if not self.rounded:
             return 0
-        return -self.total % min(_FILLED, 1 << (self.longest.bit_length() - 1))
+        return -self.total % min(_MULTIPLE, 1 << (self.longest.bit_length() - 1))
 
     @_once
     def sample(self) -> Tensor:

@@ -21,8 +21,8 @@ BLOCK_SCORES = 2**20
 # Numbers in a vector register: scores of fewer keys are computed one by one.
 VECTOR = 16
 
-# Libraries prepare a product anew for each L they have not seen: L is a multiple of this.
-STEP = 8
+# Where rows are rounded up, L is a multiple of this.
+MULTIPLE = 8
 
 
 class HeadBlocks:
@@ -49,7 +49,8 @@ class HeadBlocks:
                 for block, group in zip(self._blocks, groups, strict=True)
             ]
         if not exact and layout.on_host:
-            self._blocks = [_rounded_up(block) for block in self._blocks]
+            multiple = MULTIPLE if layout.rounded else 1
+            self._blocks = [_at_least_a_vector(block, multiple) for block in self._blocks]
         self.masks = [None if block.dense else block.mask[:, None, None] for block in self._blocks]
         self._slots: dict[int, Tensor] = {}
 
@@ -130,7 +131,8 @@ def _similar(layout: Layout, heads: int) -> tuple[Tensor, ...] | None:
     return layout.lengths.argsort().chunk(-(-layout.batch // samples))
 
 
-def _rounded_up(block: Layout) -> Layout:
+def _at_least_a_vector(block: Layout, multiple: int) -> Layout:
     if block.dense:
         return block
-    return Layout(block.lengths, max(VECTOR, -(-block.longest // STEP) * STEP), block.total)
+    longest = max(VECTOR, -(-block.longest // multiple) * multiple)
+    return Layout(block.lengths, longest, block.total)

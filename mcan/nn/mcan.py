@@ -63,8 +63,8 @@ class MCAN(nn.Module):
         y, x = self.question_encoder(question), self.image_encoder(image)
         if image.of_question is not None:
             x = x.take(image.of_question)
-        # Attention that is recorded is that of the samples alone; a dense image has one T anyway.
-        filled_up = record is None and x.layout.on_host and not x.layout.dense
+        # Attention that is recorded is that of the samples alone.
+        filled_up = record is None and x.layout.rounded
         if filled_up:
             y, x = y.filled_up(), x.filled_up()
         y, x = self.cascade(y, x, record)

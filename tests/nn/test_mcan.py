@@ -80,27 +80,26 @@ def test_batched_equals_one_by_one_in_single_precision(encoder):
     )
 
 
-def with_an_empty_sample(rows: Ragged) -> Ragged:
-    return Ragged(rows.values, Layout.of(torch.cat([rows.layout.lengths, torch.tensor([0])])))
-
-
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_rows_that_fill_a_batch_up_change_neither_logits_nor_gradients(encoder, monkeypatch):
     model = small_model(small_config(encoder)).float()
     question, image = tokens([14, 1, 6]), regions([10, 40, 100]).regions
-    totals, results = [], []
+    totals = []
     model.cascade.register_forward_pre_hook(
         lambda _, inputs: totals.append([rows.layout.total for rows in inputs[:2]])
     )
-    for fill_up in (Ragged.filled_up, with_an_empty_sample):
-        monkeypatch.setattr(Ragged, "filled_up", fill_up)
-        values = image.values.float().requires_grad_()
-        logits = model(question, ImageInput(image.replace(values)))
+
+    def run():
+        rows = Ragged(image.values.float().requires_grad_(), Layout.of(image.layout.lengths))
+        logits = model(question, ImageInput(rows))
         total = (logits * torch.arange(logits.numel()).view_as(logits)).sum()
-        wanted = (values, *model.parameters())
-        results.append((logits, *torch.autograd.grad(total, wanted)))
-    assert totals == [[24, 192], [21, 150]]
-    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+        return logits, *torch.autograd.grad(total, (rows.values, *model.parameters()))
+
+    expected = run()
+    # In single precision, where rounding of numbers does not hide what rounding of rows does.
+    monkeypatch.setattr(Layout, "rounded", property(lambda layout: not layout.dense))
+    torch.testing.assert_close(run(), expected, atol=1e-5, rtol=1e-5)
+    assert totals == [[21, 150], [24, 192]]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
