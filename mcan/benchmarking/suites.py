@@ -209,7 +209,7 @@ class _Lab:
 
 _PRODUCTS = "matrix products"
 
-# Without what `choose_device` asks for.
+# Without what `mcan` asks for when it is imported.
 _AS_TORCH_IS = {"THP_MEM_ALLOC_ENABLE": "0"}
 
 

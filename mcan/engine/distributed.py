@@ -81,8 +81,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise RunError("train.device is cuda, but torch sees no CUDA device; use cpu or auto")
     if name == "cpu" or not available:
-        # Read by torch when it first allocates: large pages, where the system has them.
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         return torch.device("cpu")
     # Resuming to the bit needs the same sums in the same order, as far as kernels offer it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
