@@ -50,7 +50,7 @@ class HeadBlocks:
             ]
         if not exact and layout.on_host:
             multiple = MULTIPLE if layout.rounded else 1
-            self._blocks = [_at_least_a_vector(block, multiple) for block in self._blocks]
+            self._blocks = [_lengthened(block, multiple) for block in self._blocks]
         self.masks = [None if block.dense else block.mask[:, None, None] for block in self._blocks]
         self._slots: dict[int, Tensor] = {}
 
@@ -131,8 +131,8 @@ def _similar(layout: Layout, heads: int) -> tuple[Tensor, ...] | None:
     return layout.lengths.argsort().chunk(-(-layout.batch // samples))
 
 
-def _at_least_a_vector(block: Layout, multiple: int) -> Layout:
-    if block.dense:
-        return block
+def _lengthened(block: Layout, multiple: int) -> Layout:
     longest = max(VECTOR, -(-block.longest // multiple) * multiple)
+    if block.dense or longest == block.longest:
+        return block
     return Layout(block.lengths, longest, block.total)

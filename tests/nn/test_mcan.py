@@ -98,7 +98,10 @@ def test_batched_equals_one_by_one_in_single_precision(encoder):
 def test_rows_that_fill_a_batch_up_change_neither_logits_nor_gradients(encoder, monkeypatch):
     model = small_model(small_config(encoder)).float()
     question, image = tokens([14, 1, 6]), regions([10, 40, 100]).regions
-    totals = []
+    totals, encoded = [], []
+    model.image_encoder.projection.register_forward_pre_hook(
+        lambda _, inputs: encoded.append(len(inputs[0]))
+    )
     model.cascade.register_forward_pre_hook(
         lambda _, inputs: totals.append([rows.layout.total for rows in inputs[:2]])
     )
@@ -114,6 +117,7 @@ def test_rows_that_fill_a_batch_up_change_neither_logits_nor_gradients(encoder, 
     round_up(monkeypatch, True)
     torch.testing.assert_close(run(), expected, atol=1e-5, rtol=1e-5)
     assert totals == [[21, 150], [24, 192]]
+    assert encoded == [150, 192]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -219,10 +223,10 @@ def test_bf16_autocast(encoder, similarity):
 def test_every_image_option_at_once_in_a_batch():
     options = {"boxes": True, "box_embedding_size": 4, "position_encoding": True}
     model = small_model(small_config(image=options), grid_size=3)
-    question, image, grid = tokens([2, 4]), regions([3, 1]).regions, rows([2, 6], 3)
-    boxes, cells = torch.rand(4, 4), torch.randint(0, 9, (8, 2))
+    question, image, grid = tokens([2, 4]), regions([3, 2]).regions, rows([2, 6], 3)
+    boxes, cells = torch.rand(5, 4), torch.randint(0, 9, (8, 2))
     together = model(question, ImageInput(image, boxes, grid=grid, grid_cells=cells))
-    for i, (own, later) in enumerate(((slice(0, 3), slice(0, 2)), (slice(3, 4), slice(2, 8)))):
+    for i, (own, later) in enumerate(((slice(0, 3), slice(0, 2)), (slice(3, 5), slice(2, 8)))):
         alone = ImageInput(
             Ragged.of([image.split()[i]]),
             boxes[own],
@@ -235,14 +239,14 @@ def test_every_image_option_at_once_in_a_batch():
 def test_questions_share_images():
     options = {"boxes": True, "box_embedding_size": 4, "position_encoding": True}
     model = small_model(small_config(image=options), grid_size=3)
-    question, image, grid = tokens([2, 4, 1, 3]), regions([3, 1]).regions, rows([2, 6], 3)
-    boxes, cells, of_question = torch.rand(4, 4), torch.randint(0, 9, (8, 2)), [1, 0, 1, 1]
+    question, image, grid = tokens([2, 4, 1, 3]), regions([3, 2]).regions, rows([2, 6], 3)
+    boxes, cells, of_question = torch.rand(5, 4), torch.randint(0, 9, (8, 2)), [1, 0, 1, 1]
     shared = ImageInput(
         image, boxes, grid=grid, grid_cells=cells, of_question=torch.tensor(of_question)
     )
     each = ImageInput(
         Ragged.of([image.split()[i] for i in of_question]),
-        torch.cat([boxes.split([3, 1])[i] for i in of_question]),
+        torch.cat([boxes.split([3, 2])[i] for i in of_question]),
         grid=Ragged.of([grid.split()[i] for i in of_question]),
         grid_cells=torch.cat([cells.split([2, 6])[i] for i in of_question]),
     )
