@@ -1,84 +1,128 @@
-"""Batches: every tensor moves; sparse targets against a loop over entries."""
+"""Batches: what enters a device, in which layout and type; sparse targets against a loop."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mcan.batch import Batch, ImageInput, Targets
-from mcan.ragged import Ragged
+from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
+from mcan.build import choose_lengths
+from mcan.engine.run_folder import resolve_rows
+from mcan.rows import Packed, Padded
 
-ROWS, ANSWERS = 4, 5
-entries = st.dictionaries(
-    st.tuples(st.integers(0, ROWS - 1), st.integers(0, ANSWERS - 1)),
-    st.sampled_from([0.3, 0.6, 0.9, 1.0]),
-)
-
-
-def targets(scores: dict[tuple[int, int], float]) -> Targets:
-    rows, answers = (torch.tensor([e[i] for e in scores], dtype=torch.int64) for i in (0, 1))
-    return Targets(rows, answers, torch.tensor(list(scores.values()), dtype=torch.float32))
+sys.path.insert(0, str(Path(__file__).parent / "nn"))
+from small import LAYOUTS, make_batch, split
 
 
-@settings(deadline=None)
-@given(entries)
-def test_dense_targets(scores):
-    dense = targets(scores).dense(ROWS, ANSWERS)
-    expected = torch.zeros(ROWS, ANSWERS)
-    for (row, answer), score in scores.items():
-        expected[row, answer] = score
-    assert dense.dtype == torch.float32
-    assert torch.equal(dense, expected)
-
-
-def test_dense_targets_of_no_questions():
-    assert targets({}).dense(0, ANSWERS).shape == (0, ANSWERS)
-
-
-def batch() -> Batch:
-    image = ImageInput(
-        regions=Ragged.of([torch.rand(2, 3), torch.rand(1, 3)]),
-        boxes=torch.rand(3, 4),
-        grid=Ragged.of([torch.rand(4, 2), torch.rand(4, 2)]),
-        grid_cells=torch.zeros(8, 2, dtype=torch.int64),
-    )
-    question = Ragged.of([torch.tensor([1, 2]), torch.tensor([3])])
-    return Batch(question, image, targets({(0, 1): 1.0}), torch.tensor([7, 8]))
+def batch(filled: bool = False) -> Batch:
+    return make_batch([2, 1, 3], [3, 1], grid=[2, 4], of_question=[0, 1, 1], filled=filled)
 
 
 def tensors(part: object, name: str = "batch") -> Iterator[tuple[str, Tensor]]:
     if isinstance(part, Tensor):
         yield name, part
-    elif isinstance(part, Ragged):
-        yield from ((f"{name}.values", part.values), (f"{name}.lengths", part.layout.lengths))
     elif is_dataclass(part):
         for field in fields(part):
             yield from tensors(getattr(part, field.name), f"{name}.{field.name}")
 
 
-def test_every_tensor_moves():
-    ours, moved = dict(tensors(batch())), dict(tensors(batch().to("meta")))
-    assert ours.keys() == moved.keys()
-    assert len(ours) == 12
-    assert {tensor.device.type for tensor in moved.values()} == {"meta"}
-    for name, tensor in moved.items():
-        assert (tensor.shape, tensor.dtype) == (ours[name].shape, ours[name].dtype)
+def parts(of: Batch) -> Iterator[tuple[Tensor, Padded | Packed]]:
+    """Each tensor of rows, with its rows."""
+    yield of.question.tokens, of.question.rows
+    for name in ("regions", "boxes"):
+        yield getattr(of.image, name), of.image.rows
+    for name in ("grid", "grid_cells"):
+        yield getattr(of.image, name), of.image.grid_rows
 
 
-def test_what_is_absent_stays_absent():
-    moved = batch().to("meta").image
-    assert moved.pixels is None
-    assert moved.cells is None
+@pytest.mark.parametrize("filled", [False, True])
+def test_padded_rows_are_those_of_the_loader(filled):
+    made = batch(filled)
+    entered = made.enter("cpu", "padded", torch.float64)
+    for (values, rows), (packed, old) in zip(parts(entered), parts(made), strict=True):
+        assert rows.mask.sum(1).tolist() == old.lengths.tolist()
+        assert not rows.some_empty
+        for row, own in zip(values, split(packed, old), strict=True):
+            assert torch.equal(row[: len(own)], own)
+            assert not row[len(own) :].any()
 
 
-def test_size_and_immutability():
-    ours = batch()
-    assert ours.size == 2
-    with pytest.raises(FrozenInstanceError):
-        ours.index = torch.zeros(2)
+@pytest.mark.parametrize(
+    ("dtype", "filler"), [(torch.float32, False), (torch.bfloat16, True), (torch.float64, False)]
+)
+def test_filler_rows_enter_for_bf16_on_a_cpu_alone(dtype, filler):
+    made = batch(filled=True)
+    entered = made.enter("cpu", "packed", dtype)
+    for (values, rows), (source, old) in zip(parts(entered), parts(made), strict=True):
+        assert rows.filler == (old.filler if filler else 0)
+        assert torch.equal(values, source[: rows.total].to(values.dtype))
+    assert entered.image.grid.dtype == dtype
+    # Corners of boxes are not rounded to bf16.
+    assert entered.image.boxes.dtype == torch.promote_types(dtype, torch.float32)
+    assert made.image.grid_rows.filler
+    assert made.enter("meta", "packed", torch.bfloat16).image.grid_rows.filler == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_tensor_enters_the_device_without_a_read(layout):
+    """The meta device fails if a value is read."""
+    moved = dict(tensors(batch().enter("meta", layout)))
+    assert moved.keys() >= dict(tensors(batch())).keys()
+    on_cpu = {name for name, tensor in moved.items() if tensor.device.type == "cpu"}
+    # Packed rows take samples on the CPU, where their lengths are.
+    assert on_cpu == {"batch.image.of_question"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_empty_batch_enters(layout):
+    entered = make_batch([], []).enter("cpu", layout)
+    assert entered.size == len(entered.question.tokens) == len(entered.image.regions) == 0
+
+
+def test_padded_lengths_are_the_smallest_that_fit():
+    lengths = PaddedLengths((4, 2), (3,))
+    for words, regions, shape in (([2, 1], [1, 1], (2, 3)), ([3, 1], [4, 1], (4, 4))):
+        entered = make_batch(words, regions).enter("cpu", "padded", lengths=lengths)
+        assert (entered.question.tokens.shape[1], entered.image.regions.shape[1]) == shape
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=30),
+    st.lists(st.integers(0, 100), min_size=1, max_size=30),
+)
+def test_few_lengths_are_chosen_from_the_data(words, regions):
+    chosen = choose_lengths(np.array(words), np.array(regions), np.array(regions))
+    assert len(chosen.words) * len(chosen.regions) <= MAX_SHAPES
+    assert (max(chosen.words), max(chosen.regions)) == (max(words), max(regions))
+    assert chosen.grid == (max(regions),)
+    assert set(chosen.words) <= set(words)
+    assert set(chosen.regions) <= set(regions)
+
+
+def test_equal_lengths_leave_one():
+    chosen = choose_lengths(np.array([3, 9, 14, 5]), np.array([36] * 4))
+    assert (chosen.words, chosen.regions, chosen.grid) == ((5, 9, 14), (36,), ())
+
+
+@pytest.mark.parametrize(
+    ("rows", "device", "compiled", "layout"),
+    [
+        ("auto", "cpu", False, "packed"),
+        ("auto", "cpu", True, "padded"),
+        ("auto", "cuda", False, "padded"),
+        ("packed", "cuda", False, "packed"),
+        ("padded", "cpu", False, "padded"),
+    ],
+)
+def test_layout_of_a_device(rows, device, compiled, layout):
+    assert resolve_rows(rows, torch.device(device), compiled) == layout

@@ -1,75 +1,63 @@
-"""Attention in general: similarity, softmax normalisation, weighted sum.
+"""Attention: similarity, softmax, weighted sum; with several heads.
 
-n queries, m keys, d width of queries and keys, e width of values; leading dimensions are shared.
+B samples, n queries, m keys, d width, h heads, d_h = d / h. Rows are (B, n, d) or (T, d), see
+`mcan.rows`.
 
-Yu et al. 2019, section 3.1, eq. 1 is `scaled_dot`. The other similarities are the ones of the
-attention literature: `dot` and `general` (Luong et al. 2015), `concat` in its linear form,
-`perceptron` (additive, Bahdanau et al. 2015).
+Yu et al. 2019, section 3.1, eq. 1-3. Their similarity is `scaled_dot`. The others are those of the
+literature: `dot`, `general` (Luong et al. 2015), `concat` in its linear form, `perceptron`
+(additive, Bahdanau et al. 2015).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mcan.nn.dropout import dropout as drop
+from mcan.nn.dropout import Dropout
+from mcan.rows import Packed, Padded, Rows
 
-# Elements of the largest intermediate (scores, or the perceptron's hidden layer) formed at once.
-BLOCK_ELEMENTS = 2**27
-
-
-class Similarity(nn.Module):
-    """Scores (..., n, m) of queries (..., n, d) against keys (..., m, d)."""
-
-    def cost(self, width: int) -> int:
-        """Elements formed for each pair of a query and a key of width `width`."""
-        return 1
-
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        raise NotImplementedError
+# Numbers of the perceptron's hidden layer that exist at once.
+MAX_HIDDEN = 2**27
 
 
-class Dot(Similarity):
-    """scale · qᵀk; `scaled` divides by √d (the paper's, eq. 1)."""
-
-    def __init__(self, scaled: bool) -> None:
-        super().__init__()
-        self.scaled = scaled
-
-    def scale(self, width: int) -> float:
-        return 1 / math.sqrt(width) if self.scaled else 1.0
-
-    def map_query(self, query: Tensor) -> Tensor:
-        """What the dot product is taken with."""
-        return query
-
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        query = self.map_query(query) * self.scale(query.shape[-1])
-        return query @ key.transpose(-2, -1)
-
-
-class General(Dot):
-    """qᵀ W k, with one W (d, d) per head."""
+class Dot(nn.Module):
+    """qᵀk"""
 
     def __init__(self, size: int, heads: int = 1) -> None:
-        super().__init__(scaled=False)
+        super().__init__()
+        self.scale = 1.0
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        return (query * self.scale) @ key.transpose(-2, -1)
+
+
+class ScaledDot(Dot):
+    """qᵀk / √d_h, the paper's (eq. 1)."""
+
+    def __init__(self, size: int, heads: int = 1) -> None:
+        super().__init__(size, heads)
+        self.scale = 1 / math.sqrt(size)
+
+
+class General(nn.Module):
+    """qᵀ W k, one W (d_h, d_h) per head."""
+
+    def __init__(self, size: int, heads: int = 1) -> None:
+        super().__init__()
         self.weight = _per_head(heads, size, size, fan_in=size)
 
-    def map_query(self, query: Tensor) -> Tensor:
-        return query @ self.weight.to(query.dtype)
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        return query @ self.weight.to(query.dtype) @ key.transpose(-2, -1)
 
 
-class Concat(Similarity):
-    """wᵀ[q; k], with one w (2d) per head.
-
-    The query's part is the same for all keys, so the softmax removes it: the weights depend on the
-    keys alone. It is offered because papers compare against it.
-    """
+class Concat(nn.Module):
+    """wᵀ[q; k], one w (2 d_h) per head. The softmax cancels the query's part."""
 
     def __init__(self, size: int, heads: int = 1) -> None:
         super().__init__()
@@ -77,13 +65,13 @@ class Concat(Similarity):
         self.key_weight = _per_head(heads, size, 1, fan_in=2 * size)
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        query_score = query @ self.query_weight.to(query.dtype)
-        key_score = key @ self.key_weight.to(key.dtype)
-        return query_score + key_score.transpose(-2, -1)
+        of_query = query @ self.query_weight.to(query.dtype)  # (..., n, 1)
+        of_key = key @ self.key_weight.to(key.dtype)  # (..., m, 1)
+        return of_query + of_key.transpose(-2, -1)
 
 
-class Perceptron(Similarity):
-    """vᵀ tanh(W q + U k), with one v (d), W and U (d, d) per head."""
+class Perceptron(nn.Module):
+    """vᵀ tanh(W q + U k), one v (d_h), W and U (d_h, d_h) per head."""
 
     def __init__(self, size: int, heads: int = 1) -> None:
         super().__init__()
@@ -91,146 +79,147 @@ class Perceptron(Similarity):
         self.key_weight = _per_head(heads, size, size, fan_in=size)
         self.vector = _per_head(heads, size, 1, fan_in=size)
 
-    def cost(self, width: int) -> int:
-        return width
-
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        query = (query @ self.query_weight.to(query.dtype)).unsqueeze(-2)
-        key = (key @ self.key_weight.to(key.dtype)).unsqueeze(-3)
-        hidden = torch.tanh(query + key)  # (..., h, n, m, d)
+        query = query @ self.query_weight.to(query.dtype)
+        key = key @ self.key_weight.to(key.dtype)
+        # The hidden layer is large: compute it for some queries at a time, again in backward.
+        size = max(1, MAX_HIDDEN // max(1, key.numel()))
+        if size >= query.shape[-2] or torch.compiler.is_compiling():
+            return self._scores(query, key)
+        blocks = torch.split(query, size, -2)
+        scores = [checkpoint(self._scores, q, key, use_reentrant=False) for q in blocks]
+        return torch.cat(scores, -2)
+
+    def _scores(self, query: Tensor, key: Tensor) -> Tensor:
+        hidden = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))  # (..., n, m, d_h)
         return (hidden @ self.vector.to(hidden.dtype).unsqueeze(-3)).squeeze(-1)
 
 
 def _per_head(heads: int, rows: int, columns: int, fan_in: int) -> nn.Parameter:
-    """One matrix per head; a single one has no head dimension and broadcasts over any."""
     bound = 1 / math.sqrt(fan_in)
-    shape = (rows, columns) if heads == 1 else (heads, rows, columns)
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+    return nn.Parameter(torch.empty(heads, rows, columns).uniform_(-bound, bound))
 
 
-_SIMILARITIES: dict[str, Callable[[int, int], Similarity]] = {
-    "dot": lambda size, heads: Dot(scaled=False),
-    "scaled_dot": lambda size, heads: Dot(scaled=True),
+SIMILARITIES: dict[str, Callable[[int, int], nn.Module]] = {
+    "dot": Dot,
+    "scaled_dot": ScaledDot,
     "general": General,
     "concat": Concat,
     "perceptron": Perceptron,
 }
+"""name -> module for (d_h, h): queries (b, h, n, d_h), keys (b, h, m, d_h) -> (b, h, n, m).
+
+To add one, put it into this dictionary. Only `Dot` and `ScaledDot` take torch's fused kernel.
+"""
 
 
-def build_similarity(name: str, size: int, heads: int = 1) -> Similarity:
-    """The similarity `name` for queries and keys (..., heads, n, size).
-
-    With `heads` = 1, inputs need no head dimension. Raises `ValueError` for an unknown name.
-    """
-    if name not in _SIMILARITIES:
-        raise ValueError(f"similarity {name!r} is not one of {', '.join(_SIMILARITIES)}")
-    return _SIMILARITIES[name](size, heads)
+def masked_softmax(scores: Tensor, mask: Tensor | None, some_empty: bool = True) -> Tensor:
+    """Softmax where `mask` is true, zeros elsewhere; if `some_empty`, it may be true nowhere."""
+    if mask is None:
+        return scores.softmax(-1)
+    # The lowest finite number, not -inf: a slice without a valid entry must not become NaN.
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    return weights.masked_fill(~mask, 0.0) if some_empty else weights
 
 
 def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    similarity: Similarity,
+    similarity: nn.Module,
     mask: Tensor | None = None,
-    dropout: float = 0.0,
-    return_weights: bool = False,
-    block_elements: int = BLOCK_ELEMENTS,
-) -> tuple[Tensor, Tensor | None]:
-    """softmax(similarity(query, key)) · value.
+    dropout: nn.Module | None = None,
+    some_empty: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """softmax(similarity(query, key)) · value (..., n, e), and the softmax (..., n, m) (eq. 1).
 
-    `query` (..., n, d), `key` (..., m, d), `value` (..., m, e), `mask` bool, true where a key
-    counts, broadcastable to (..., n, m). `dropout` applies to the normalised weights. Returns (...,
-    n, e) and, on request, the weights (..., n, m) before dropout. A query with no key that counts
-    gets zeros.
-
-    At most about `block_elements` numbers of an intermediate exist at once: long inputs are
-    computed in blocks of queries, which the backward pass recomputes. Dot products take torch's
-    fused kernel where it is faster, unless the weights are asked for.
+    `mask`, broadcast to (..., n, m), is true where a key is valid. If `some_empty`, a query without
+    any valid key gets zeros. `dropout` applies to the weights, but not to those returned.
     """
-    if isinstance(similarity, Dot) and not return_weights and _fused_is_faster(query, dropout):
-        return _fused(query, key, value, similarity, mask, dropout), None
-
-    queries, keys = query.shape[-2], key.shape[-2]
-    per_query = query.shape[:-2].numel() * keys * similarity.cost(query.shape[-1])
-    rows = max(1, block_elements // max(1, per_query))
-
-    def compute(query: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return _explicit(query, key, value, similarity, mask, dropout, return_weights)
-
-    if rows >= queries:
-        return compute(query, mask)
-    outputs: list[Tensor] = []
-    weights: list[Tensor] = []
-    per_row_mask = mask is not None and mask.dim() >= 2 and mask.shape[-2] > 1
-    for start in range(0, queries, rows):
-        block = query[..., start : start + rows, :]
-        part = mask[..., start : start + rows, :] if mask is not None and per_row_mask else mask
-        if torch.is_grad_enabled():
-            out, weight = checkpoint(compute, block, part, use_reentrant=False)
-        else:
-            out, weight = compute(block, part)
-        outputs.append(out)
-        if weight is not None:
-            weights.append(weight)
-    return torch.cat(outputs, -2), torch.cat(weights, -2) if return_weights else None
+    weights = masked_softmax(similarity(query, key), mask, some_empty)
+    dropped = weights if dropout is None else dropout(weights)
+    return dropped.to(value.dtype) @ value, weights
 
 
-def _fused_is_faster(query: Tensor, dropout: float) -> bool:
-    """On CPU the fused kernel is for inference.
+class MultiHeadAttention(nn.Module):
+    """MultiHead(q, k, v) = [head_1, ..., head_h] W_o (eq. 2-3); h must divide the width d."""
 
-    Its backward pass takes as long as explicit products in float32 and several times as long in
-    bf16; with dropout it falls back to them.
+    def __init__(self, width: int, heads: int, dropout: float, similarity: str) -> None:
+        super().__init__()
+        self.heads = heads
+        # In the packed layout a hook on these sees rows (T, d).
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.similarity = SIMILARITIES[similarity](width // heads, heads)
+        self.dropout = Dropout(dropout)
+        self.record: Callable[[Tensor], None] | None = None  # see record_attention
+
+    def forward(self, x: Tensor, source: Tensor, rows: Rows, source_rows: Rows) -> Tensor:
+        """Each row of `x` attends to the rows of the same sample in `source`: rows like `x`."""
+        heads, some_empty = self.heads, source_rows.some_empty
+        if self.record is not None and isinstance(rows, Packed):
+            padded, padded_source = Padded(rows.mask), Padded(source_rows.mask, some_empty)
+            out = self.forward(rows.pad(x), source_rows.pad(source), padded, padded_source)
+            return rows.unpad(out)
+        # Packed samples are computed in groups, padded ones all at once.
+        query = rows.split_heads(self.query(x), heads, rows)  # (b, h, n, d_h) of each group
+        key = source_rows.split_heads(self.key(source), heads, rows)  # (b, h, m, d_h)
+        value = source_rows.split_heads(self.value(source), heads, rows)
+        masks = source_rows.key_masks(heads, rows)
+        outs: list[Tensor] = []
+        for q, k, v, mask in zip(query, key, value, masks, strict=True):
+            if self._use_fused(q, some_empty):
+                p, scale = self.dropout.p if self.training else 0.0, self.similarity.scale
+                outs.append(F.scaled_dot_product_attention(q, k, v, mask, p, scale=scale))  # type: ignore[arg-type]
+                continue
+            out, weights = attention(q, k, v, self.similarity, mask, self.dropout, some_empty)
+            outs.append(out)
+            if self.record is not None:
+                weights = valid_first(weights.mT, rows.mask).mT
+                self.record(valid_first(weights, source_rows.mask))
+        joined: Tensor = self.output(rows.join_heads(outs))
+        return joined
+
+    def _use_fused(self, query: Tensor, some_empty: bool) -> bool:
+        # On a CPU torch's kernel is for inference: its backward is slow, dropout switches it off.
+        faster = query.device.type != "cpu" or not (self.training or torch.is_grad_enabled())
+        stock = _is_stock(self.similarity, Dot, ScaledDot)
+        stock = stock and _is_stock(self.dropout, Dropout, nn.Dropout)
+        return faster and stock and self.record is None and not some_empty
+
+
+def _is_stock(module: nn.Module, *kinds: type) -> bool:
+    """Whether a short cut may compute it: no subclass, hook, parametrisation, or other forward."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooked = any(getattr(module, name) for name in hooks)
+    return type(module) in kinds and "forward" not in vars(module) and not hooked
+
+
+@contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The weights of every attention in forward passes inside the block, by the module's name.
+
+    (B, h, n, m) of attention and (B, glimpses, n) of attentional reduction, before dropout. n and m
+    are at least the longest sample's; padding is zero for keys and arbitrary for queries. Of
+    several forward passes the last one counts.
     """
-    return query.device.type != "cpu" or (dropout == 0 and not torch.is_grad_enabled())
+    record: dict[str, Tensor] = {}
+    recorded = [(name, part) for name, part in model.named_modules() if hasattr(part, "record")]
+    for name, part in recorded:
+        part.record = lambda weights, name=name: record.__setitem__(name, weights.detach())
+    try:
+        yield record
+    finally:
+        for _, part in recorded:
+            part.record = None
 
 
-def _fused(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    similarity: Dot,
-    mask: Tensor | None,
-    dropout: float,
-) -> Tensor:
-    return F.scaled_dot_product_attention(
-        similarity.map_query(query),
-        key,
-        value,
-        attn_mask=mask,
-        dropout_p=dropout,
-        scale=similarity.scale(query.shape[-1]),
-    )
+def valid_first(x: Tensor, mask: Tensor) -> Tensor:
+    """`x` (B, ..., n) with the entries where `mask` (B, n) is true in front.
 
-
-def _explicit(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    similarity: Similarity,
-    mask: Tensor | None,
-    dropout: float,
-    return_weights: bool,
-) -> tuple[Tensor, Tensor | None]:
-    weights = masked_softmax(similarity(query, key), mask)
-    dropped = drop(weights, dropout) if dropout else weights
-    return dropped.to(value.dtype) @ value, weights if return_weights else None
-
-
-def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over the last dimension where `mask` is true; zeros where it is false.
-
-    `scores` are overwritten. A slice without any true entry is all zeros.
+    In the padded layout, padding lies between the regions and the grid rows of an image.
     """
-    if mask is None:
-        return torch.softmax(scores, -1)
-    # The lowest finite number instead of -inf: no NaN arises in a slice without a true entry.
-    hidden = ~mask
-    weights = torch.softmax(scores.masked_fill_(hidden, torch.finfo(scores.dtype).min), -1)
-    return weights if _all_have_keys(mask) else weights.masked_fill(hidden, 0.0)
-
-
-def _all_have_keys(mask: Tensor) -> bool:
-    """Where that can be told without waiting for a device."""
-    asks = mask.device.type == "cpu" and not torch.compiler.is_compiling()
-    return asks and bool(mask.any(-1).all())
+    order = mask.int().argsort(dim=1, descending=True, stable=True)
+    return x.take_along_dim(order.view(len(x), *[1] * (x.dim() - 2), mask.shape[1]), -1)

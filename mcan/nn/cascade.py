@@ -1,85 +1,144 @@
-"""Deep co-attention: MCA layers in cascade (Yu et al. 2019, sections 3.2, 4.2, figures 4, 5)."""
+"""Deep co-attention as lists of units (Yu et al. 2019, sections 3 and 4.2, figures 2, 4, 5).
+
+d width, h heads. Rows are (B, n, d) or (T, d), see `mcan.rows`.
+
+A unit maps x to x, and may look at the other modality, its guide. Every unit is post-norm:
+LayerNorm(x + dropout(f(x))). A layer is a list of units; a cascade is a stack of layers for the
+question and one for the image. As in the reference, the paper's SGA has one feed-forward unit, at
+its end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
-from mcan.nn.units import (
-    AttentionRecord,
-    AttentionUnit,
-    GuidedAttentionUnit,
-    SelfAttentionUnit,
-    SelfGuidedAttentionUnit,
-)
-from mcan.ragged import Ragged
+from mcan.nn.attention import MultiHeadAttention
+from mcan.nn.dropout import Dropout
+from mcan.rows import Rows
 
-UnitBuilder = Callable[[int, int, int, float, str], AttentionUnit]
+NORM_EPS = 1e-6  # the reference adds it to the standard deviation
 
-MCA_LAYERS: dict[str, tuple[UnitBuilder | None, UnitBuilder]] = {
-    "id_ga": (None, GuidedAttentionUnit),
-    "sa_ga": (SelfAttentionUnit, GuidedAttentionUnit),
-    "sa_sga": (SelfAttentionUnit, SelfGuidedAttentionUnit),
+
+@dataclass(frozen=True)
+class UnitSizes:
+    """What all units of a network have in common: d, h, width of the feed-forward, dropout."""
+
+    width: int
+    heads: int
+    inner: int
+    dropout: float
+    similarity: str = "scaled_dot"
+
+
+class AttentionUnit(nn.Module):
+    """Attention from x to x itself, or to the guide if `guided`."""
+
+    def __init__(self, sizes: UnitSizes, guided: bool) -> None:
+        super().__init__()
+        self.guided = guided
+        self.attention = MultiHeadAttention(
+            sizes.width, sizes.heads, sizes.dropout, sizes.similarity
+        )
+        self.dropout = Dropout(sizes.dropout)
+        self.norm = nn.LayerNorm(sizes.width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, rows: Rows, guide: Tensor, guide_rows: Rows) -> Tensor:
+        source, source_rows = (guide, guide_rows) if self.guided else (x, rows)
+        attended = self.attention(x, source, rows, source_rows)
+        out: Tensor = self.norm(x + self.dropout(attended))
+        return out
+
+
+class FeedForwardUnit(nn.Module):
+    """W_2 dropout(relu(W_1 x)) with `inner` hidden units."""
+
+    def __init__(self, sizes: UnitSizes) -> None:
+        super().__init__()
+        self.mlp = mlp(sizes.width, sizes.inner, sizes.width, sizes.dropout)
+        self.dropout = Dropout(sizes.dropout)
+        self.norm = nn.LayerNorm(sizes.width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, rows: Rows, guide: Tensor, guide_rows: Rows) -> Tensor:
+        out: Tensor = self.norm(x + self.dropout(self.mlp(x)))
+        return out
+
+
+def mlp(size: int, inner: int, out: int, dropout: float) -> nn.Sequential:
+    """Two linear maps with ReLU and dropout in between."""
+    return nn.Sequential(nn.Linear(size, inner), nn.ReLU(), Dropout(dropout), nn.Linear(inner, out))
+
+
+UNITS: dict[str, Callable[[UnitSizes], nn.Module]] = {
+    "SA": lambda sizes: AttentionUnit(sizes, guided=False),
+    "GA": lambda sizes: AttentionUnit(sizes, guided=True),
+    "FFN": FeedForwardUnit,
 }
-"""The unit for the question Y (None: identity) and the unit for the image X of each MCA layer."""
+"""Self-attention, guided attention, feed-forward; called with (x, rows, guide, guide_rows)."""
 
-CASCADES = ("stacking", "encoder_decoder")
+MCA_LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "id_ga": ((), ("GA", "FFN")),
+    "sa_ga": (("SA", "FFN"), ("GA", "FFN")),
+    "sa_sga": (("SA", "FFN"), ("SA", "GA", "FFN")),
+}
+"""The paper's layers (figure 4): the units for the question Y and the units for the image X."""
+
+MCA_LAYER_MEANINGS: dict[str, str] = {
+    name: f"question: {', '.join(question) or 'identity'}; image: {', '.join(image)}"
+    for name, (question, image) in MCA_LAYERS.items()
+}
+
+CASCADES: dict[str, str] = {
+    "stacking": "image layer l is guided by the question after question layer l (eq. 8-9)",
+    "encoder_decoder": "every image layer is guided by the last question layer (eq. 10)",
+}
+"""How layers are cascaded (figure 5)."""
+
+
+class Layer(nn.ModuleDict):
+    """Units in order, by name (a second SA is `SA_2`); without units, the identity."""
+
+    def __init__(self, units: Sequence[str], sizes: UnitSizes) -> None:
+        super().__init__()
+        for index, unit in enumerate(units):
+            earlier = list(units[:index]).count(unit)
+            self[f"{unit}_{earlier + 1}" if earlier else unit] = UNITS[unit](sizes)
+
+    def forward(self, x: Tensor, rows: Rows, guide: Tensor, guide_rows: Rows) -> Tensor:
+        for unit in self.values():
+            x = unit(x, rows, guide, guide_rows)
+        return x
 
 
 class Cascade(nn.Module):
-    """L MCA layers on the question Y (T_y, d) and the image X (T_x, d).
+    """Layers for the question y and layers for the image x, in the order of one of `CASCADES`.
 
-    - `stacking`: layer l guides X by the Y of the same layer l (eq. 8-9);
-    - `encoder_decoder`: all question layers first; their last state guides every image layer (eq.
-      10).
-
-    `depth` L >= 1, `question_depth` the number of question layers where it differs (encoder-decoder
-    only), `size` d, `heads` h, `inner` the feed-forward width. Raises `ValueError` for an unknown
-    layer or cascade and for unequal depths in a stack.
+    `question` and `image` list the units of each layer; a stack has as many of one as of the other.
+    A question layer may have guided units too: its guide is x as it is then.
     """
 
     def __init__(
         self,
         kind: str,
-        mca_layer: str,
-        depth: int,
-        size: int,
-        heads: int,
-        inner: int,
-        dropout: float,
-        similarity: str = "scaled_dot",
-        question_depth: int | None = None,
+        question: Sequence[Sequence[str]],
+        image: Sequence[Sequence[str]],
+        sizes: UnitSizes,
     ) -> None:
         super().__init__()
-        if kind not in CASCADES:
-            raise ValueError(f"cascade {kind!r} is not one of {', '.join(CASCADES)}")
-        if mca_layer not in MCA_LAYERS:
-            raise ValueError(f"mca_layer {mca_layer!r} is not one of {', '.join(MCA_LAYERS)}")
-        question_depth = depth if question_depth is None else question_depth
-        if min(depth, question_depth) < 1:
-            raise ValueError("a cascade needs at least one layer")
-        if kind == "stacking" and question_depth != depth:
-            raise ValueError(f"stacking {depth} image layers on {question_depth} question layers")
         self.kind = kind
-        question_unit, image_unit = MCA_LAYERS[mca_layer]
-        numbers = (size, heads, inner, dropout, similarity)
-        self.question_units = nn.ModuleList(
-            question_unit(*numbers) for _ in range(question_depth) if question_unit is not None
-        )
-        self.image_units = nn.ModuleList(image_unit(*numbers) for _ in range(depth))
+        self.question = nn.ModuleList(Layer(units, sizes) for units in question)
+        self.image = nn.ModuleList(Layer(units, sizes) for units in image)
 
-    def forward(
-        self, question: Ragged, image: Ragged, record: AttentionRecord | None = None
-    ) -> tuple[Ragged, Ragged]:
-        """The attended question and image; `record` receives the attention weights of every
-        sublayer.
-        """
-        states = [question]
-        for level, unit in enumerate(self.question_units):
-            states.append(unit(states[-1], states[-1], record, f"question.{level}"))
-        for level, unit in enumerate(self.image_units):
-            stacked = self.kind == "stacking" and len(states) > 1
-            guide = states[level + 1] if stacked else states[-1]
-            image = unit(image, guide, record, f"image.{level}")
-        return states[-1], image
+    def forward(self, y: Tensor, x: Tensor, y_rows: Rows, x_rows: Rows) -> tuple[Tensor, Tensor]:
+        if self.kind == "stacking":
+            for question_layer, image_layer in zip(self.question, self.image, strict=True):
+                y = question_layer(y, y_rows, x, x_rows)
+                x = image_layer(x, x_rows, y, y_rows)
+            return y, x
+        for layer in self.question:
+            y = layer(y, y_rows, x, x_rows)
+        for layer in self.image:
+            x = layer(x, x_rows, y, y_rows)
+        return y, x

@@ -1,30 +1,48 @@
-"""MCAN: encoders, deep co-attention, reduction, fusion, classifier (Yu et al. 2019, figure 6)."""
+"""MCAN: encoders, deep co-attention, reduction, fusion, classifier (Yu et al. 2019, figure 6).
+
+B samples, n rows of the longest, d width, A answers. Rows are (B, n, d) or (T, d), see `mcan.rows`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from mcan.batch import ImageInput
-from mcan.nn.cascade import Cascade
-from mcan.nn.image import ConvStem, ImageEncoder
-from mcan.nn.question import QuestionEncoder
-from mcan.nn.reduction import AttentionalReduction
-from mcan.nn.units import NORM_EPS, AttentionRecord
-from mcan.ragged import Ragged
+from mcan.batch import MAX_SHAPES, Image, Question
+from mcan.nn.attention import masked_softmax, valid_first
+from mcan.nn.cascade import NORM_EPS, Cascade, mlp
+from mcan.nn.encoders import ImageEncoder, QuestionEncoder
+from mcan.rows import Rows
 
-if TYPE_CHECKING:
-    from mcan.config.schema import ModelConfig
+
+class AttentionalReduction(nn.Module):
+    """The rows of each sample -> one vector of width `out` (section 4.3, eq. 11).
+
+    α = softmax(MLP(x)) over a sample's rows, one α per glimpse; Linear([α_1 x; ...; α_G x]).
+    """
+
+    def __init__(self, size: int, hidden: int, glimpses: int, dropout: float, out: int) -> None:
+        super().__init__()
+        self.mlp = mlp(size, hidden, glimpses, dropout)
+        self.projection = nn.Linear(size * glimpses, out)
+        self.record: Callable[[Tensor], None] | None = None  # see record_attention
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        scores = rows.pad(self.mlp(x)).transpose(1, 2)  # (B, glimpses, n)
+        weights = masked_softmax(scores, rows.mask[:, None], rows.some_empty)
+        if self.record is not None:
+            self.record(valid_first(weights, rows.mask))
+        glimpses = weights.to(x.dtype) @ rows.pad(x)  # (B, glimpses, d)
+        out: Tensor = self.projection(glimpses.flatten(1))
+        return out
 
 
 class MCAN(nn.Module):
-    """Question (token ids) and image -> logits (B, A) over the answer vocabulary.
-
-    The parts are given built; `stem` is the convolutional network for pixels, None for region
-    features.
-    """
+    """Question and image -> logits (B, A). The parts are passed in built, see `mcan.build`."""
 
     def __init__(
         self,
@@ -35,10 +53,8 @@ class MCAN(nn.Module):
         image_reduction: AttentionalReduction,
         fusion_size: int,
         answers: int,
-        stem: ConvStem | None = None,
     ) -> None:
         super().__init__()
-        self.stem = stem
         self.question_encoder = question_encoder
         self.image_encoder = image_encoder
         self.cascade = cascade
@@ -47,34 +63,15 @@ class MCAN(nn.Module):
         self.norm = nn.LayerNorm(fusion_size, eps=NORM_EPS)
         self.classifier = nn.Linear(fusion_size, answers)
 
-    def forward(
-        self, question: Ragged, image: ImageInput, record: AttentionRecord | None = None
-    ) -> Tensor:
-        """Logits (B, A).
-
-        `question` packs token ids (T,). `record`, if given, receives the weights of every attention
-        (`question.0.self`, `image.0.guided`, ... as (B, h, n, m)) and of the reductions
-        (`question.reduction`, `image.reduction` as (B, glimpses, L)).
-        """
-        if self.stem is not None:
-            assert image.pixels is not None
-            regions, cells = self.stem(image.pixels)
-            image = replace(image, regions=regions, cells=cells)
-        y, x = self.question_encoder(question), self.image_encoder(image)
-        if image.of_question is not None:
-            x = x.take(image.of_question)
-        # Attention that is recorded is that of the samples alone.
-        filled_up = record is None and x.layout.rounded
-        if filled_up:
-            y, x = y.filled_up(), x.filled_up()
-        y, x = self.cascade(y, x, record)
-        y_reduced, y_weights = self.question_reduction(y)
-        x_reduced, x_weights = self.image_reduction(x)
-        if record is not None:
-            record["question.reduction"] = y_weights
-            record["image.reduction"] = x_weights
-        logits: Tensor = self.classifier(self.norm(y_reduced + x_reduced))
-        return logits[:-1] if filled_up else logits
+    def forward(self, question: Question, image: Image) -> Tensor:
+        y, y_rows = self.question_encoder(question)
+        x, x_rows = self.image_encoder(image)
+        if image.of_question is not None:  # questions share images up to here
+            x, x_rows = x_rows.take(x, image.of_question)
+        y, x = self.cascade(y, x, y_rows, x_rows)
+        fused = self.question_reduction(y, y_rows) + self.image_reduction(x, x_rows)  # eq. 12
+        logits: Tensor = self.classifier(self.norm(fused))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -87,51 +84,9 @@ class ModelSizes:
     grid_size: int | None = None
 
 
-def build_model(config: ModelConfig, sizes: ModelSizes, vectors: Tensor | None = None) -> MCAN:
-    """The one place that reads the model section; `vectors` (tokens, E) starts the embedding."""
-    width, image, question = config.hidden_size, config.image, config.question
-    stem = None
-    feature_size = sizes.feature_size
-    if image.input == "pixels":
-        stem = ConvStem(image.stem.channels, image.stem.strides, image.stem.coordinates)
-        feature_size = image.stem.channels[-1]
-    assert feature_size is not None
-
-    def reduction() -> AttentionalReduction:
-        return AttentionalReduction(
-            width, config.reduction_size, config.glimpses, config.dropout, config.fusion_size
-        )
-
-    return MCAN(
-        QuestionEncoder(
-            sizes.tokens,
-            question.embedding_size,
-            width,
-            question.encoder,
-            vectors,
-            frozen=question.word_vectors is not None and question.word_vectors.frozen,
-        ),
-        ImageEncoder(
-            feature_size,
-            width,
-            image.box_embedding_size if image.boxes else None,
-            sizes.grid_size,
-            image.position_encoding,
-        ),
-        Cascade(
-            config.cascade,
-            config.mca_layer,
-            config.depth,
-            width,
-            config.heads,
-            config.feed_forward_factor * width,
-            config.dropout,
-            config.similarity,
-            config.question_depth,
-        ),
-        reduction(),
-        reduction(),
-        config.fusion_size,
-        sizes.answers,
-        stem,
-    )
+def compile_in_place(model: nn.Module, backend: Any = "inductor") -> None:
+    """Compile calls of `model`: once for each shape of `PaddedLengths`, in each mode."""
+    # Two modes, and batches of other sizes: the last one of an epoch, those of an evaluation.
+    torch._dynamo.config.recompile_limit = 4 * MAX_SHAPES
+    torch._dynamo.config.allow_rnn = True
+    model.compile(backend=backend, dynamic=False)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mcan.config.schema import ModelConfig
+from mcan.config.schema import ImageConfig, ModelConfig
 
 State = Mapping[str, Tensor]
 
@@ -86,46 +86,32 @@ def attend(state: State, kind: str, heads: int, x: Tensor, source: Tensor) -> Te
 
 
 def feed_forward(state: State, x: Tensor) -> Tensor:
-    first, second = part(state, "feed_forward.0"), part(state, "feed_forward.3")
+    first, second = part(state, "mlp.0"), part(state, "mlp.3")
     return layer_norm(part(state, "norm"), x + linear(second, linear(first, x).clamp(min=0)))
 
 
-def self_attention_unit(state: State, kind: str, heads: int, x: Tensor) -> Tensor:
-    x = attend(part(state, "attentions.self"), kind, heads, x, x)
-    return feed_forward(part(state, "feed_forward"), x)
-
-
-def guided_attention_unit(state: State, kind: str, heads: int, x: Tensor, y: Tensor) -> Tensor:
-    x = attend(part(state, "attentions.guided"), kind, heads, x, y)
-    return feed_forward(part(state, "feed_forward"), x)
-
-
-def self_guided_attention_unit(state: State, kind: str, heads: int, x: Tensor, y: Tensor) -> Tensor:
-    x = attend(part(state, "attentions.self"), kind, heads, x, x)
-    return guided_attention_unit(state, kind, heads, x, y)
+def layer(state: State, config: ModelConfig, x: Tensor, y: Tensor) -> Tensor:
+    """The units of a layer, in the order in which its state has them; y guides x."""
+    kind, heads = config.similarity, config.heads
+    for unit in dict.fromkeys(name.split(".")[0] for name in state):
+        own = part(state, unit)
+        if unit.startswith("FFN"):
+            x = feed_forward(own, x)
+        else:
+            x = attend(own, kind, heads, x, x if unit.startswith("SA") else y)
+    return x
 
 
 def cascade(state: State, config: ModelConfig, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    kind, heads = config.similarity, config.heads
-    guided = self_guided_attention_unit if config.mca_layer == "sa_sga" else guided_attention_unit
-
-    def question_layer(level: int, y: Tensor) -> Tensor:
-        if config.mca_layer == "id_ga":
-            return y
-        return self_attention_unit(part(state, f"question_units.{level}"), kind, heads, y)
-
-    def image_layer(level: int, x: Tensor, y: Tensor) -> Tensor:
-        return guided(part(state, f"image_units.{level}"), kind, heads, x, y)
-
     if config.cascade == "stacking":
         for level in range(config.depth):
-            y = question_layer(level, y)
-            x = image_layer(level, x, y)
+            y = layer(part(state, f"question.{level}"), config, y, x)
+            x = layer(part(state, f"image.{level}"), config, x, y)
         return y, x
     for level in range(config.question_depth or config.depth):
-        y = question_layer(level, y)
+        y = layer(part(state, f"question.{level}"), config, y, x)
     for level in range(config.depth):
-        x = image_layer(level, x, y)
+        x = layer(part(state, f"image.{level}"), config, x, y)
     return y, x
 
 
@@ -153,26 +139,50 @@ def position(place: int, size: int) -> Tensor:
 def question(state: State, encoder: str, tokens: Tensor) -> Tensor:
     words = state["embedding.weight"][tokens]
     if encoder == "lstm":
-        return lstm(part(state, "lstm"), words)
-    mapped = linear(part(state, "projection"), words)
+        return lstm(part(state, "encoder.lstm"), words)
+    mapped = linear(part(state, "encoder.linear"), words)
     places = torch.stack([position(i, mapped.shape[1]) for i in range(len(tokens))])
     return mapped + places.to(mapped.dtype)
 
 
+def image(state: State, config: ImageConfig, sample: Mapping[str, Tensor | None]) -> Tensor:
+    """The regions and then the grid rows of one image."""
+
+    def add_positions(mapped: Tensor, cells: Tensor | None) -> Tensor:
+        if not config.position_encoding or cells is None:
+            return mapped
+        half = mapped.shape[1] // 2
+        encodings = [
+            torch.cat([position(row, half), position(column, half)])
+            for row, column in cells.tolist()
+        ]
+        return mapped + torch.stack(encodings) if encodings else mapped
+
+    features = sample["regions"]
+    if config.boxes:
+        x1, y1, x2, y2 = sample["boxes"].T
+        numbers = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)], 1)
+        features = torch.cat([features, linear(part(state, "box"), numbers)], 1)
+    rows = add_positions(linear(part(state, "projection"), features), sample["cells"])
+    if sample["grid"] is None:
+        return rows
+    grid = linear(part(state, "grid"), sample["grid"])
+    return torch.cat([rows, add_positions(grid, sample["grid_cells"])])
+
+
 def reduction(state: State, x: Tensor) -> Tensor:
     hidden = linear(part(state, "mlp.0"), x).clamp(min=0)
-    scores = linear(part(state, "mlp.3"), hidden)
-    sums = [
-        sum(weight * row for weight, row in zip(softmax(column), x, strict=True))
-        for column in scores.T
-    ]
+    sums = []
+    for column in linear(part(state, "mlp.3"), hidden).T:
+        weighted = [weight * row for weight, row in zip(softmax(column), x, strict=True)]
+        sums.append(torch.stack(weighted).sum(0) if weighted else x.new_zeros(x.shape[1]))
     return linear(part(state, "projection"), torch.cat(sums))
 
 
-def mcan(state: State, config: ModelConfig, tokens: Tensor, regions: Tensor) -> Tensor:
+def mcan(state: State, config: ModelConfig, sample: Mapping[str, Tensor | None]) -> Tensor:
     """The logits (A,) of one question about one image."""
-    y = question(part(state, "question_encoder"), config.question.encoder, tokens)
-    x = linear(part(state, "image_encoder.projection"), regions)
+    y = question(part(state, "question_encoder"), config.question.encoder, sample["tokens"])
+    x = image(part(state, "image_encoder"), config.image, sample)
     y, x = cascade(part(state, "cascade"), config, y, x)
     fused = reduction(part(state, "question_reduction"), y)
     fused = fused + reduction(part(state, "image_reduction"), x)

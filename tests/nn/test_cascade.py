@@ -1,75 +1,88 @@
-"""The wiring of MCA layers against loops over layers (paper figures 4 and 5)."""
+"""Units against torch's transformer layers; cascades as lists of units against loops."""
 
 from __future__ import annotations
 
 import naive
 import pytest
 import torch
-from small import CASCADES, MCA_LAYERS, rows, small_config
+from small import copy_attention, packed_rows, random_rows, small_config
+from torch import Tensor, nn
 
-from mcan.config.schema import ModelConfig
-from mcan.nn.cascade import Cascade
+from mcan.nn.cascade import MCA_LAYERS, UNITS, Cascade, Layer, UnitSizes
 
-D, HEADS = 8, 2
+D, HEADS, INNER = 8, 2, 12
+ROWS, GUIDE_ROWS = packed_rows([3, 1, 4]), packed_rows([2, 5, 1])
+X, GUIDE = random_rows(8, D), random_rows(8, D, 1)
+OPTIONS = {"batch_first": True, "layer_norm_eps": 1e-6, "dropout": 0.0, "dtype": torch.float64}
 
 
-def make(config: ModelConfig) -> Cascade:
+def randomised(module: nn.Module) -> nn.Module:
     torch.manual_seed(0)
-    numbers = (config.depth, D, HEADS, config.feed_forward_factor * D, 0.0, config.similarity)
-    return Cascade(config.cascade, config.mca_layer, *numbers, config.question_depth).double()
+    for parameter in module.double().parameters():  # norms start as the identity
+        nn.init.normal_(parameter, std=0.4)
+    return module
 
 
-def check(config: ModelConfig) -> None:
-    cascade, y, x = make(config), rows([2, 4, 1], D), rows([3, 1, 2], D, seed=1)
-    pairs = zip(y.split(), x.split(), strict=True)
-    expected = [naive.cascade(cascade.state_dict(), config, *pair) for pair in pairs]
-    attended = cascade(y, x)
-    for ragged, samples in zip(attended, zip(*expected, strict=True), strict=True):
-        torch.testing.assert_close(ragged.values, torch.cat(samples))
+def make(units: tuple[str, ...], dropout: float = 0.0) -> Layer:
+    return randomised(Layer(units, UnitSizes(D, HEADS, INNER, dropout)))
 
 
-@pytest.mark.parametrize("kind", CASCADES)
-@pytest.mark.parametrize("mca_layer", MCA_LAYERS)
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_wiring(kind, mca_layer, depth):
-    check(small_config(cascade=kind, mca_layer=mca_layer, depth=depth))
+@pytest.mark.parametrize("units", [("SA", "FFN"), ("SA", "GA", "FFN")])
+def test_layers_are_torchs_encoder_and_decoder_layers(units):
+    guided = "GA" in units
+    kind = nn.TransformerDecoderLayer if guided else nn.TransformerEncoderLayer
+    ours, layer = make(units), kind(D, HEADS, INNER, **OPTIONS)
+    copy_attention(ours["SA"].attention, layer.self_attn)
+    if guided:
+        copy_attention(ours["GA"].attention, layer.multihead_attn)
+    layer.linear1.load_state_dict(ours["FFN"].mlp[0].state_dict())
+    layer.linear2.load_state_dict(ours["FFN"].mlp[3].state_dict())
+    for number, unit in enumerate(ours.values(), 1):
+        getattr(layer, f"norm{number}").load_state_dict(unit.norm.state_dict())
+    if guided:
+        masks = {"tgt_key_padding_mask": ~ROWS.mask, "memory_key_padding_mask": ~GUIDE_ROWS.mask}
+        expected = layer(ROWS.pad(X), GUIDE_ROWS.pad(GUIDE), **masks)
+    else:
+        expected = layer(ROWS.pad(X), src_key_padding_mask=~ROWS.mask)
+    torch.testing.assert_close(ours(X, ROWS, GUIDE, GUIDE_ROWS), ROWS.unpad(expected))
 
 
-@pytest.mark.parametrize(("depth", "question_depth"), [(1, 3), (3, 1), (2, 2)])
-def test_depths_of_an_encoder_decoder_may_differ(depth, question_depth):
-    check(small_config(depth=depth, question_depth=question_depth))
+def test_units_by_name():
+    """A unit may occur twice; a layer without units is the identity."""
+    assert list(make(("SA", "FFN", "SA", "FFN", "SA"))) == ["SA", "FFN", "SA_2", "FFN_2", "SA_3"]
+    assert make(())(X, ROWS, GUIDE, GUIDE_ROWS) is X
 
 
-@pytest.mark.parametrize("mca_layer", MCA_LAYERS)
-def test_cascades_of_one_layer_are_equal_and_of_two_are_not(mca_layer):
-    y, x = rows([2, 4, 1], D), rows([3, 1, 2], D, seed=1)
-    for depth in (1, 2):
-        stacking, other = (
-            make(small_config(cascade=kind, mca_layer=mca_layer, depth=depth))(y, x)[1].values
-            for kind in CASCADES
-        )
-        assert torch.equal(stacking, other) == (depth == 1 or mca_layer == "id_ga")
+@pytest.mark.parametrize("unit", UNITS)
+def test_dropout_drops_a_whole_unit_at_rate_one(unit):
+    """Then only the residual is left: the LayerNorm of x."""
+    layer = make((unit,), dropout=0.9999999)
+    expected = layer[unit].norm(X)
+    torch.testing.assert_close(layer(X, ROWS, GUIDE, GUIDE_ROWS), expected)
+    assert not torch.allclose(layer.eval()(X, ROWS, GUIDE, GUIDE_ROWS), expected)
 
 
-@pytest.mark.parametrize("kind", CASCADES)
-def test_identity_leaves_the_question_untouched(kind):
-    y, x = rows([2, 4], D), rows([3, 1], D, seed=1)
-    cascade = make(small_config(cascade=kind, mca_layer="id_ga"))
-    assert cascade(y, x)[0] is y
-    assert not [name for name, _ in cascade.named_parameters() if name.startswith("question")]
+def cascade(kind: str, question: list, image: list) -> Cascade:
+    return randomised(Cascade(kind, question, image, UnitSizes(D, HEADS, INNER, 0.0)))
+
+
+def run(ours: Cascade) -> tuple[Tensor, Tensor]:
+    return ours(GUIDE, X, GUIDE_ROWS, ROWS)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("parallel", "sa_sga", 2), "cascade 'parallel' is not one of stacking, encoder_decoder"),
-        (("stacking", "ga_sa", 2), "mca_layer 'ga_sa' is not one of id_ga, sa_ga, sa_sga"),
-        (("stacking", "sa_sga", 0), "at least one layer"),
-        (("encoder_decoder", "sa_sga", 2, 0), "at least one layer"),
-        (("stacking", "sa_sga", 2, 3), "stacking 2 image layers on 3 question layers"),
-    ],
+    ("kind", "depths"),
+    [("stacking", (1, 1)), ("stacking", (3, 3))]
+    + [("encoder_decoder", depths) for depths in ((2, 2), (1, 3), (3, 1))],
 )
-def test_mistakes(arguments, message):
-    kind, mca_layer, depth, *question_depth = arguments
-    with pytest.raises(ValueError, match=message):
-        Cascade(kind, mca_layer, depth, D, HEADS, D, 0.0, "scaled_dot", *question_depth)
+@pytest.mark.parametrize("layers", [*MCA_LAYERS.values(), [("SA", "GA", "FFN"), ("GA", "FFN")]])
+def test_cascades_equal_loops(kind, layers, depths):
+    """Questions may be guided by images, too."""
+    ours = cascade(kind, *([units] * depth for units, depth in zip(layers, depths, strict=True)))
+    config = small_config(cascade=kind, depth=depths[1], question_depth=depths[0])
+    samples = (torch.split(GUIDE, [2, 5, 1]), torch.split(X, [3, 1, 4]))
+    expected = [
+        naive.cascade(ours.state_dict(), config, *pair) for pair in zip(*samples, strict=True)
+    ]
+    for found, each in zip(run(ours), zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.cat(each))

@@ -1,6 +1,9 @@
-"""The whole network against the paper's equations, and samples against each other."""
+"""The network in both layouts against the paper's equations, and samples against each other."""
 
 from __future__ import annotations
+
+import itertools
+from dataclasses import replace
 
 import naive
 import pytest
@@ -9,254 +12,209 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import (
     ANSWERS,
-    CASCADES,
-    ENCODERS,
     FEATURES,
-    MCA_LAYERS,
-    SIMILARITIES,
-    one_by_one,
-    regions,
-    rows,
+    GRID,
+    LAYOUTS,
+    TOKENS,
+    enter,
+    logits_of,
+    make_batch,
+    packed_rows,
+    samples,
     small_config,
     small_model,
-    tokens,
 )
 
-from mcan.batch import ImageInput
-from mcan.ragged import Layout, Ragged
+from mcan import rows
+from mcan.batch import Image, PaddedLengths
+from mcan.build import build_model
+from mcan.config.schema import ModelConfig
+from mcan.nn.attention import SIMILARITIES, record_attention
+from mcan.nn.cascade import CASCADES, MCA_LAYERS
+from mcan.nn.encoders import QUESTION_ENCODERS
+from mcan.nn.mcan import ModelSizes
 
+BOTH = pytest.mark.parametrize("layout", LAYOUTS)
+ENCODERS = pytest.mark.parametrize("encoder", QUESTION_ENCODERS)
+POSITIONAL = {"embedding_size": 5, "encoder": "positional"}
+OPTIONS = {"boxes": True, "box_embedding_size": 4, "position_encoding": True}
+PIXELS = {"input": "pixels", "stem": {"channels": (4, FEATURES), "strides": (2, 2)}}
 CONFIGS = {
-    "-".join(choice): small_config(
-        encoder=choice[2], mca_layer=choice[0], cascade=choice[1], similarity=choice[3]
+    "-".join(names): small_config(
+        names[3], mca_layer=names[0], cascade=names[1], similarity=names[2], glimpses=2
     )
-    for choice in (
-        (layer, cascade, encoder, similarity)
-        for layer in MCA_LAYERS
-        for cascade in CASCADES
-        for encoder in ENCODERS
-        for similarity in SIMILARITIES
-    )
+    for names in itertools.product(MCA_LAYERS, CASCADES, SIMILARITIES, QUESTION_ENCODERS)
 }
-MODELS = {name: small_model(config) for name, config in CONFIGS.items()}
 
 
-def round_up(patch: pytest.MonkeyPatch, wanted: bool) -> None:
-    """In any precision: bf16 would hide what the rows that fill a batch up change."""
-    rounded = property(lambda layout: wanted and layout.on_host and not layout.dense)
-    patch.setattr(Layout, "rounded", rounded)
+def expected_of(model, config, batch):
+    state = model.state_dict()
+    return torch.stack([naive.mcan(state, config, sample) for sample in samples(batch)])
 
 
-@pytest.fixture(autouse=True, scope="module", params=[False, True], ids=["plain", "rounded"])
-def rounded(request):
-    """Every test of this file, with rows as they are and rounded up."""
-    with pytest.MonkeyPatch.context() as patch:
-        round_up(patch, request.param)
-        yield
+def check(config, batch, grid_size=None):
+    """Both layouts and modes against the equations; gradients against each other."""
+    model = small_model(config, grid_size)
+    expected, gradients = expected_of(model, config, batch), []
+    for layout in LAYOUTS:
+        model.zero_grad()
+        logits = logits_of(model.train(), batch, layout)
+        torch.testing.assert_close(logits, expected)
+        (logits * torch.arange(logits.numel()).view_as(logits)).sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+        with torch.no_grad():
+            torch.testing.assert_close(logits_of(model.eval(), batch, layout), expected)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_ragged_batch_equals_the_papers_equations(name):
-    config, model = CONFIGS[name], MODELS[name]
-    question, image = tokens([3, 1]), regions([1, 4])
-    pairs = zip(question.split(), image.regions.split(), strict=True)
-    expected = [naive.mcan(model.state_dict(), config, *pair) for pair in pairs]
-    torch.testing.assert_close(model(question, image), torch.stack(expected))
+def test_every_choice_equals_the_papers_equations(name):
+    check(CONFIGS[name], make_batch([2, 1], [1, 3]))
 
 
-def test_more_glimpses_and_unequal_depths_equal_the_papers_equations():
-    config = small_config(glimpses=3, depth=1, question_depth=2, heads=4, feed_forward_factor=2)
-    model, question, image = small_model(config), tokens([2, 5]), regions([3, 1])
-    pairs = zip(question.split(), image.regions.split(), strict=True)
-    expected = [naive.mcan(model.state_dict(), config, *pair) for pair in pairs]
-    torch.testing.assert_close(model(question, image), torch.stack(expected))
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "lengths"),
+    [
+        ({"depth": 1, "question_depth": 2, "heads": 4, "feed_forward_factor": 2}, {}),
+        ({"heads": 1, "similarity": "perceptron", "glimpses": 3}, {}),
+        ({"image": {"position_encoding": True}}, {}),
+        ({"image": OPTIONS}, {}),
+        ({"image": OPTIONS}, {"grid": [2, 6, 1]}),
+        ({"image": OPTIONS}, {"regions": [2, 2, 2], "grid": [2, 6, 1]}),
+        ({"image": OPTIONS}, {"regions": [1, 0, 3], "grid": [2, 6, 1]}),
+        ({"image": OPTIONS}, {"regions": [4, 2], "grid": [2, 6], "of_question": [1, 0, 1]}),
+        ({}, {"regions": [0, 3, 0]}),
+        ({"question": POSITIONAL}, {"regions": [0, 0, 0]}),
+    ],
+)
+def test_sizes_and_kinds_of_rows_equal_the_papers_equations(changes, lengths, filled):
+    batch = make_batch(**{"words": [3, 1, 2], "regions": [4, 2, 9], **lengths}, filled=filled)
+    check(small_config(**changes), batch, GRID if "grid" in lengths else None)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_groups_of_similar_length_equal_the_papers_equations(similarity, monkeypatch):
+    monkeypatch.setattr(rows, "GROUP_SCORES", 2 * 20 * 20 * 2)  # two samples each
+    batch = make_batch([3, 1, 5, 7, 2], [10, 20, 2, 17, 18], filled=True)
+    assert len(enter(batch, "packed").image.rows.groups(2)) == 3
+    check(small_config(similarity=similarity, depth=1), batch)
 
 
 lengths = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 12)), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(sorted(CONFIGS)), lengths)
-def test_batched_equals_one_by_one(name, lengths):
-    words, boxes = (list(side) for side in zip(*lengths, strict=True))
-    question, image = tokens(words), regions(boxes)
+def test_layouts_agree_for_any_lengths(name, lengths):
+    words, regions = zip(*lengths, strict=True)
+    model, batch = small_model(CONFIGS[name]), make_batch(words, regions)
+    torch.testing.assert_close(*(logits_of(model, batch, layout) for layout in LAYOUTS))
+
+
+def test_longer_padding_changes_nothing():
+    model, batch = small_model(small_config()), make_batch([3, 1], [1, 4])
+    entered = batch.enter("cpu", "padded", torch.float64, PaddedLengths((14,), (100,)))
+    assert entered.image.regions.shape == (2, 100, FEATURES)
     torch.testing.assert_close(
-        MODELS[name](question, image), one_by_one(MODELS[name], question, image)
+        model(entered.question, entered.image), logits_of(model, batch, "packed")
     )
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_batched_equals_one_by_one_in_single_precision(encoder):
-    model = small_model(small_config(encoder)).float()
-    question, image = tokens([14, 1, 6]), regions([10, 40, 100])
-    image = ImageInput(image.regions.replace(image.regions.values.float()))
-    torch.testing.assert_close(
-        model(question, image), one_by_one(model, question, image), atol=1e-5, rtol=0
-    )
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_rows_that_fill_a_batch_up_change_neither_logits_nor_gradients(encoder, monkeypatch):
-    model = small_model(small_config(encoder)).float()
-    question, image = tokens([14, 1, 6]), regions([10, 40, 100]).regions
-    totals, encoded = [], []
-    model.image_encoder.projection.register_forward_pre_hook(
-        lambda _, inputs: encoded.append(len(inputs[0]))
-    )
-    model.cascade.register_forward_pre_hook(
-        lambda _, inputs: totals.append([rows.layout.total for rows in inputs[:2]])
-    )
-
-    def run():
-        rows = Ragged(image.values.float().requires_grad_(), Layout.of(image.layout.lengths))
-        logits = model(question, ImageInput(rows))
-        total = (logits * torch.arange(logits.numel()).view_as(logits)).sum()
-        return logits, *torch.autograd.grad(total, (rows.values, *model.parameters()))
-
-    round_up(monkeypatch, False)
-    expected = run()
-    round_up(monkeypatch, True)
-    torch.testing.assert_close(run(), expected, atol=1e-5, rtol=1e-5)
-    assert totals == [[21, 150], [24, 192]]
-    assert encoded == [150, 192]
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_other_samples_cannot_be_seen(name):
-    """Neither their lengths nor their values, were they not even numbers."""
-    model, results = MODELS[name], []
-    own_words, own_rows = torch.tensor([3, 4]), rows([3], FEATURES).values
-    for words, boxes, value in ([5, 2, 1e3], [1, 7, float("nan")], [2, 3, float("inf")]):
-        question = Ragged.of([torch.full((words,), 20), own_words])
-        others = torch.full((boxes, FEATURES), value, dtype=torch.float64)
-        results.append(model(question, ImageInput(Ragged.of([others, own_rows])))[1])
-    torch.testing.assert_close(results[1], results[0])
-    torch.testing.assert_close(results[2], results[0])
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_no_gradient_reaches_other_samples(name):
-    model, image = MODELS[name], regions([2, 3])
-    embedding = model.question_encoder.embedding.weight
-    question = Ragged.of([torch.tensor([20, 20, 20]), torch.tensor([3, 4])])
-    logits = model(
-        question, ImageInput(image.regions.replace(image.regions.values.requires_grad_()))
-    )
-    by_rows, by_words = torch.autograd.grad(logits[1].sum(), (image.regions.values, embedding))
-    assert not by_rows[:2].any()
-    assert not by_words[20].any()
-    assert by_rows[2:].all()
-    assert by_words[3:5].all()
-
-
-@pytest.mark.parametrize("cascade", CASCADES)
-@pytest.mark.parametrize("mca_layer", MCA_LAYERS)
-def test_record_holds_the_weights_of_every_attention(mca_layer, cascade):
-    config = small_config(mca_layer=mca_layer, cascade=cascade, glimpses=3)
-    model, question, image = small_model(config), tokens([2, 4]), regions([5, 1])
-    record: dict[str, torch.Tensor] = {}
-    logits = model(question, image, record)
-    torch.testing.assert_close(logits, model(question, image))
-
-    y, x = question.layout, image.regions.layout
-    expected = {"question.reduction": (3, y), "image.reduction": (3, x)}
-    for level in range(2):
-        if mca_layer != "id_ga":
-            expected[f"question.{level}.self"] = (2, 4, y)
-        if mca_layer == "sa_sga":
-            expected[f"image.{level}.self"] = (2, 5, x)
-        expected[f"image.{level}.guided"] = (2, 5, y)
-    assert record.keys() == expected.keys()
-    for name, (*sizes, keys) in expected.items():
-        weights = record[name]
-        assert weights.shape == (2, *sizes, keys.longest)
-        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
-        assert not weights.movedim(-1, 1)[~keys.mask].any()
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_images_without_regions(encoder):
-    model, question = small_model(small_config(encoder)), tokens([2, 3])
-    for counts in ([0, 3], [0, 0]):
-        for record in (None, {}):
-            logits = model(question, regions(counts), record)
-            assert logits.isfinite().all()
-            torch.testing.assert_close(
-                logits[:1], model(Ragged.of([question.split()[0]]), regions([0]))
-            )
-    logits.sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_an_empty_batch():
-    model = small_model(small_config("positional"))
-    assert model(tokens([]), regions([])).shape == (0, ANSWERS)
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
+@BOTH
+@ENCODERS
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_gradients(encoder, similarity):
-    """Of all parameters and the features, in double precision."""
-    config = small_config(encoder, similarity=similarity, depth=1, glimpses=2)
-    model, question, image = small_model(config), tokens([2, 1]), regions([1, 3])
-
-    def run(values, *_):
-        return model(question, ImageInput(image.regions.replace(values)))
-
-    inputs = (image.regions.values.requires_grad_(), *model.parameters())
-    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_bf16_autocast(encoder, similarity):
+def test_bf16_autocast(encoder, similarity, layout):
     model = small_model(small_config(encoder, similarity=similarity)).float()
-    question, image = tokens([4, 1]), regions([2, 6])
-    image = ImageInput(image.regions.replace(image.regions.values.half()))
-    exact = model(question, image)
+    batch = make_batch([4, 1], [2, 6], filled=True)
+    exact = enter(batch, layout, torch.float32)
+    expected = model(exact.question, exact.image)
+    rounded = enter(batch, layout, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(question, image)
-    torch.testing.assert_close(logits.float(), exact, atol=0.05, rtol=0.05)
+        logits = model(rounded.question, rounded.image)
+    torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0.05)
     logits.float().sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_every_image_option_at_once_in_a_batch():
-    options = {"boxes": True, "box_embedding_size": 4, "position_encoding": True}
-    model = small_model(small_config(image=options), grid_size=3)
-    question, image, grid = tokens([2, 4]), regions([3, 2]).regions, rows([2, 6], 3)
-    boxes, cells = torch.rand(5, 4), torch.randint(0, 9, (8, 2))
-    together = model(question, ImageInput(image, boxes, grid=grid, grid_cells=cells))
-    for i, (own, later) in enumerate(((slice(0, 3), slice(0, 2)), (slice(3, 5), slice(2, 8)))):
-        alone = ImageInput(
-            Ragged.of([image.split()[i]]),
-            boxes[own],
-            grid=Ragged.of([grid.split()[i]]),
-            grid_cells=cells[later],
-        )
-        torch.testing.assert_close(together[i], model(Ragged.of([question.split()[i]]), alone)[0])
+@BOTH
+@pytest.mark.parametrize("name", sorted(CONFIGS)[::5])
+def test_other_samples_cannot_be_seen(name, layout):
+    """Neither their lengths nor their values, even if these are not numbers."""
+    model, results = small_model(CONFIGS[name]), []
+    for words, regions, value in ((5, 2, 1e3), (1, 7, float("nan")), (2, 3, float("inf"))):
+        batch = make_batch([words, 2], [regions, 3])
+        batch.question.tokens[-2:] = torch.tensor([3, 4])
+        batch.image.regions[:regions] = value
+        batch.image.regions[regions:] = torch.arange(3 * FEATURES).view(3, FEATURES).sin()
+        results.append(logits_of(model, batch, layout)[1])
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[2], results[0])
 
 
-def test_questions_share_images():
-    options = {"boxes": True, "box_embedding_size": 4, "position_encoding": True}
-    model = small_model(small_config(image=options), grid_size=3)
-    question, image, grid = tokens([2, 4, 1, 3]), regions([3, 2]).regions, rows([2, 6], 3)
-    boxes, cells, of_question = torch.rand(5, 4), torch.randint(0, 9, (8, 2)), [1, 0, 1, 1]
-    shared = ImageInput(
-        image, boxes, grid=grid, grid_cells=cells, of_question=torch.tensor(of_question)
-    )
-    each = ImageInput(
-        Ragged.of([image.split()[i] for i in of_question]),
-        torch.cat([boxes.split([3, 2])[i] for i in of_question]),
-        grid=Ragged.of([grid.split()[i] for i in of_question]),
-        grid_cells=torch.cat([cells.split([2, 6])[i] for i in of_question]),
-    )
-    torch.testing.assert_close(model(question, shared), model(question, each))
+@pytest.mark.parametrize("mca_layer", MCA_LAYERS)
+def test_recorded_attention(mca_layer):
+    """Which weights there are; each row sums to one over the valid keys, which come first."""
+    config = small_config(mca_layer=mca_layer, glimpses=3)
+    model, batch = small_model(config, GRID), make_batch([2, 4], [5, 1], grid=[2, 3], filled=True)
+    y, x = [2, 4], [7, 4]
+    expected = {"question_reduction": (None, y), "image_reduction": (None, x)}
+    for level in range(2):
+        if mca_layer != "id_ga":
+            expected[f"cascade.question.{level}.SA.attention"] = (y, y)
+        if mca_layer == "sa_sga":
+            expected[f"cascade.image.{level}.SA.attention"] = (x, x)
+        expected[f"cascade.image.{level}.GA.attention"] = (x, y)
+    records = []
+    for layout in LAYOUTS:
+        with record_attention(model) as record:
+            logits = logits_of(model, batch, layout)
+        torch.testing.assert_close(logits, logits_of(model, batch, layout))
+        assert record.keys() == expected.keys()
+        for name, (queries, keys) in expected.items():
+            for sample, weights in enumerate(record[name]):
+                real = weights if queries is None else weights[:, : queries[sample]]
+                torch.testing.assert_close(real.sum(-1), torch.ones_like(real[..., 0]))
+                assert not real[..., keys[sample] :].any()
+        # The second sample has four words and four image rows.
+        records.append({k: v[1, ..., :4][..., :4, :] for k, v in record.items()})
+    torch.testing.assert_close(*records)
 
 
-def test_questions_share_pixels():
-    stem = {"channels": (4, FEATURES), "strides": (2, 2)}
-    model = small_model(small_config(image={"input": "pixels", "stem": stem}))
-    question, pixels = tokens([2, 4, 1]), torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    of_question = torch.tensor([1, 1, 0])
-    shared = model(question, ImageInput(pixels=pixels, of_question=of_question))
-    torch.testing.assert_close(shared, model(question, ImageInput(pixels=pixels[of_question])))
+@BOTH
+def test_an_empty_batch(layout):
+    model = small_model(small_config("positional"))
+    assert logits_of(model, make_batch([], []), layout).shape == (0, ANSWERS)
+
+
+@BOTH
+def test_pixels_go_through_the_stem(layout):
+    """As their cells would as regions; questions may share them."""
+    config = small_config(image=PIXELS | {"position_encoding": True})
+    torch.manual_seed(0)
+    model = build_model(config, ModelSizes(TOKENS, ANSWERS)).double()
+    pixels = torch.randint(0, 256, (2, 3, 16, 24), dtype=torch.uint8)
+    found, cells = model.image_encoder.stem(pixels.double())
+    batch = make_batch([2, 4], [1, 1])
+    ones, of_cells = packed_rows([1, 1]), packed_rows([len(cells)] * 2)
+    logits = logits_of(model, replace(batch, image=Image(ones, pixels=pixels)), layout)
+    shared = Image(ones, pixels=pixels.flip(0), of_question=torch.tensor([1, 0]))
+    torch.testing.assert_close(logits_of(model, replace(batch, image=shared), layout), logits)
+    model.image_encoder.stem = None
+    regions = Image(of_cells, found.flatten(0, 1), cells=cells.repeat(2, 1))
+    torch.testing.assert_close(logits_of(model, replace(batch, image=regions), layout), logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters"),
+    [
+        ({}, 57_812_491),
+        ({"heads": 4, "dropout": 0.5, "cascade": "stacking"}, 57_812_491),
+        ({"hidden_size": 1024, "fusion_size": 2048}, 201_722_891),
+        ({"hidden_size": 1024, "fusion_size": 2048, "heads": 16}, 201_722_891),
+    ],
+)
+def test_the_papers_models_have_the_published_number_of_parameters(changes, parameters):
+    with torch.device("meta"):
+        model = build_model(ModelConfig(**changes), ModelSizes(20_572, 3_129, 2_048))
+    assert sum(p.numel() for p in model.parameters()) == parameters

@@ -1,0 +1,350 @@
+"""From a config to dataset, network, evaluator and what checkpoints say of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
+from mcan.config import Config
+from mcan.config.schema import ModelConfig
+from mcan.data.arrays import Index, first_duplicate
+from mcan.data.dataset import VQADataset
+from mcan.data.prepared import Prepared, reencode
+from mcan.data.store import ImageStore, open_store
+from mcan.engine.checkpoint import Checkpoint
+from mcan.engine.losses import LOSSES
+from mcan.engine.processes import Processes
+from mcan.engine.run_folder import resolve_rows
+from mcan.engine.trainer import Evaluate
+from mcan.errors import ConfigError, DataError, RunError
+from mcan.evaluation.metrics import METRICS
+from mcan.evaluation.predict import Predictions, Score, predict
+from mcan.evaluation.results import Scorer
+from mcan.nn.cascade import MCA_LAYERS, Cascade, UnitSizes
+from mcan.nn.encoders import ConvStem, ImageEncoder, QuestionEncoder
+from mcan.nn.mcan import MCAN, AttentionalReduction, ModelSizes
+from mcan.text.vocabulary import UNK, Vocabulary
+from mcan.text.word_vectors import embedding_matrix, read_word_vectors
+
+Stores = tuple[list[ImageStore], list[ImageStore]]
+"""The stores of `data.images` and of `data.grid`, opened once and used by every dataset."""
+
+
+def open_stores(config: Config, device: torch.device) -> Stores:
+    """The stores, held where `data.residency` says; `DataError` if one is not as documented."""
+    data = config.data
+    if data.residency == "device" and data.workers:
+        raise ConfigError(
+            f"data.residency is device while data.workers is {data.workers}; features that live on "
+            "the device are gathered in the training process, so data.workers must be 0"
+        )
+
+    def opened(paths: Sequence[str]) -> list[ImageStore]:
+        return [open_store(path).load(data.residency, device) for path in paths]
+
+    return opened(data.images), opened(data.grid)
+
+
+def open_dataset(
+    config: Config,
+    prepared: Prepared,
+    names: Sequence[str],
+    stores: Stores,
+    vocabulary: Vocabulary | None = None,
+) -> VQADataset:
+    """The splits `names` of `prepared` as one dataset for a model with `vocabulary`.
+
+    With another vocabulary than that of `prepared`, the questions are re-encoded and there are no
+    targets. Raises `DataError` if a file is not as documented or an image is missing.
+    """
+    splits = [prepared.split(name) for name in names]
+    if vocabulary is not None and vocabulary.digest != prepared.vocabulary.digest:
+        splits = [reencode(split, vocabulary) for split in splits]
+    return VQADataset(splits, *stores, config.data.max_tokens)
+
+
+def check_fits(config: Config, dataset: VQADataset) -> None:
+    """Raise `ConfigError` if the model section asks for what the stores do not have."""
+    image, images, grid = config.model.image, dataset.images, dataset.grid
+    where = ", ".join(config.data.images)
+    if images.kind != image.input:
+        raise ConfigError(
+            f"model.image.input is {image.input}, but data.images ({where}) holds {images.kind}"
+        )
+    if image.boxes and not images.has_boxes:
+        raise ConfigError(f"model.image.boxes is true, but data.images ({where}) has no boxes")
+    cells = images.has_cells or (grid is not None and grid.has_cells)
+    if image.position_encoding and image.input == "regions" and not cells:
+        raise ConfigError(
+            "model.image.position_encoding is true, but no store of data.images or data.grid has "
+            "grid shapes"
+        )
+
+
+def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
+    """Counts and warnings before training; warns if over a fifth of the questions lack a target.
+
+    Raises `DataError` if a question id occurs twice or no question has a target.
+    """
+    names = ", ".join(str(split.path) for split in dataset.splits)
+    duplicate = first_duplicate(np.concatenate([split.question_ids for split in dataset.splits]))
+    if duplicate is not None:
+        raise DataError(f"{names}: question id {duplicate!r} occurs more than once")
+    questions, words = len(dataset), dataset.tokens.values
+    without = int((np.diff(dataset.targets.offsets) == 0).sum())
+    if without == questions:
+        raise DataError(f"{names}: none of the {without} questions has an answer of the vocabulary")
+    share = f"{without} of {questions} questions ({without / questions:.0%})"
+    warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
+    images, unknown = len(np.unique(dataset.image_rows)), np.mean(words == UNK)
+    counts = f"{questions:,} questions on {images:,} images, {unknown:.1%} unknown words"
+    return counts, [warning] if without > 0.2 * questions else []
+
+
+def choose_metric(config: Config, prepared: Prepared) -> str:
+    """The config's metric, or else the one that the prepared dataset names."""
+    name = config.evaluation.metric or prepared.metric
+    if name not in METRICS:
+        raise DataError(
+            f"{prepared.folder / 'meta.json'}: metric is {name!r}, expected one of "
+            f"{', '.join(METRICS)}; or set evaluation.metric"
+        )
+    return name
+
+
+def build_model(config: ModelConfig, sizes: ModelSizes, vectors: Tensor | None = None) -> MCAN:
+    """The network of a model section; `vectors` (tokens, E) initialise the embedding."""
+    width, image, question = config.hidden_size, config.image, config.question
+    stem, feature_size = None, sizes.feature_size
+    if image.input == "pixels":
+        stem = ConvStem(image.stem.channels, image.stem.strides, image.stem.coordinates)
+        feature_size = image.stem.channels[-1]
+    assert feature_size is not None
+    units = UnitSizes(
+        width, config.heads, config.feed_forward_factor * width, config.dropout, config.similarity
+    )
+    question_layer, image_layer = MCA_LAYERS[config.mca_layer]
+
+    def reduction() -> AttentionalReduction:
+        return AttentionalReduction(
+            width, config.reduction_size, config.glimpses, config.dropout, config.fusion_size
+        )
+
+    return MCAN(
+        QuestionEncoder(
+            sizes.tokens,
+            question.embedding_size,
+            width,
+            question.encoder,
+            vectors,
+            frozen=question.word_vectors is not None and question.word_vectors.frozen,
+        ),
+        ImageEncoder(
+            feature_size,
+            width,
+            image.box_embedding_size if image.boxes else None,
+            sizes.grid_size,
+            image.position_encoding,
+            stem,
+        ),
+        Cascade(
+            config.cascade,
+            [question_layer] * (config.question_depth or config.depth),
+            [image_layer] * config.depth,
+            units,
+        ),
+        reduction(),
+        reduction(),
+        config.fusion_size,
+        sizes.answers,
+    )
+
+
+def model_sizes(vocabulary: Vocabulary, dataset: VQADataset) -> ModelSizes:
+    """The sizes that the data decides."""
+    return ModelSizes(len(vocabulary.tokens), len(vocabulary.answers), *_row_widths(dataset))
+
+
+def _row_widths(dataset: VQADataset) -> tuple[int | None, int | None]:
+    """Width of region rows and of grid rows, None if there are none."""
+    images, grid = dataset.images, dataset.grid
+    features = images.row_shape[0] if images.kind == "regions" else None
+    return features, grid.row_shape[0] if grid else None
+
+
+def word_vectors(config: Config, vocabulary: Vocabulary) -> tuple[Tensor | None, str | None]:
+    """The embedding's first state (V, E) and a line on its coverage; (None, None) for random."""
+    chosen = config.model.question.word_vectors
+    if chosen is None:
+        return None, None
+    vectors = read_word_vectors(Path(chosen.path), vocabulary.words)
+    matrix, coverage = embedding_matrix(vocabulary, vectors, chosen.unknown, config.seed)
+    expected = config.model.question.embedding_size
+    if matrix.shape[1] != expected:
+        raise ConfigError(
+            f"model.question.embedding_size is {expected}, but the vectors of {chosen.path} have "
+            f"{matrix.shape[1]} dimensions"
+        )
+    return torch.from_numpy(matrix), f"{chosen.path}: {coverage}"
+
+
+def run_metadata(
+    config: Config, prepared: Prepared, dataset: VQADataset, sizes: ModelSizes
+) -> Checkpoint:
+    """What every checkpoint of a run says about it; the states are still empty."""
+    groups = [group for group in (dataset.images, dataset.grid) if group is not None]
+    stores = {str(store.path): store.digest for group in groups for store in group.stores}
+    return Checkpoint(
+        config=config.model_dump(mode="json"),
+        vocabulary=prepared.vocabulary.to_json(),
+        vocabulary_digest=prepared.vocabulary.digest,
+        sizes=asdict(sizes),
+        trained_on=[
+            {
+                "dataset": prepared.dataset,
+                "split": split.name,
+                "questions": len(split),
+                "digest": split.questions_digest,
+                "content": split.digest,
+                "stores": stores,
+            }
+            for split in dataset.splits
+        ],
+        model={},
+    )
+
+
+def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -> MCAN:
+    """The network of a checkpoint, in evaluation mode, for the images of `dataset`.
+
+    Raises `ConfigError` or `RunError` if these are not what it was trained on.
+    """
+    check_fits(config, dataset)
+    sizes = ModelSizes(**checkpoint.sizes)  # type: ignore[arg-type]
+    expected, found = (sizes.feature_size, sizes.grid_size), _row_widths(dataset)
+    if expected != found:
+        raise RunError(
+            f"{checkpoint.source}: takes region and grid features of widths {expected}, but those "
+            f"of data.images and data.grid are {found}"
+        )
+    model = build_model(config.model, sizes)
+    checkpoint.restore(model)
+    return model.eval()
+
+
+def entry(
+    config: Config, device: torch.device, precision: str, lengths: PaddedLengths | None = None
+) -> Callable[[Batch], Batch]:
+    """How batches enter the network: on `device`, in the layout of `train.rows`.
+
+    `lengths`, here and below, are those of a compiled network (`padded_lengths`).
+    """
+    layout = resolve_rows(config.train.rows, device, config.train.compile)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return lambda batch: batch.enter(device, layout, dtype, lengths)
+
+
+def padded_lengths(config: Config, *datasets: VQADataset) -> PaddedLengths | None:
+    """The few lengths to which a compiled network pads the samples of these datasets."""
+    if not config.train.compile:
+        return None
+    words, regions, grids = zip(*(dataset.lengths() for dataset in datasets), strict=True)
+    grid = [lengths for lengths in grids if lengths is not None]
+    return choose_lengths(
+        np.concatenate(words), np.concatenate(regions), np.concatenate(grid) if grid else None
+    )
+
+
+def choose_lengths(words: Index, regions: Index, grid: Index | None = None) -> PaddedLengths:
+    """At most 8 combinations for samples of these lengths, so that few shapes are compiled."""
+
+    def quantiles(lengths: Index, count: int) -> tuple[int, ...]:
+        shares = np.arange(1, count + 1) / count
+        return tuple(np.unique(np.quantile(lengths, shares, method="higher")).tolist())
+
+    of_regions = quantiles(regions, MAX_SHAPES // 2)
+    of_words = quantiles(words, MAX_SHAPES // len(of_regions))
+    return PaddedLengths(of_words, of_regions, () if grid is None else quantiles(grid, 1))
+
+
+def answer_probabilities(models: Sequence[nn.Module], loss: str) -> Score:
+    """From a batch to probabilities (B, A), by the loss that the models trained with.
+
+    Several models are an ensemble: the mean of their probabilities.
+    """
+
+    def score(batch: Batch) -> Tensor:
+        # In single precision the sigmoids of 17 and 20 are both 1, and their order is lost.
+        each = torch.stack([model(batch.question, batch.image).double() for model in models])
+        return LOSSES[loss].probabilities(each).mean(0)
+
+    return score
+
+
+def predict_over_processes(
+    score: Score,
+    dataset: VQADataset,
+    config: Config,
+    processes: Processes,
+    top: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
+    lengths: PaddedLengths | None = None,
+) -> Predictions | None:
+    """All predictions on the first process; None elsewhere, and if it stopped early."""
+    device, options = processes.device, config.evaluation
+    batch_size = options.batch_size or (64 if device.type == "cpu" else 256)
+    # Around all batches, so that autocast rounds the weights once and not for each of them.
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        part = predict(
+            score,
+            dataset,
+            batch_size,
+            entry(config, device, options.precision, lengths),
+            top,
+            config.data.workers,
+            processes.rank,
+            processes.world,
+            should_stop,
+            pin_memory=device.type == "cuda",
+            equal_sizes=lengths is not None,
+        )
+    parts = processes.gather(part) if part is not None else []
+    return Predictions.merge(parts) if parts else None
+
+
+def build_evaluator(
+    dataset: VQADataset,
+    metric: str,
+    vocabulary: Vocabulary,
+    config: Config,
+    processes: Processes,
+    lengths: PaddedLengths | None = None,
+) -> Evaluate:
+    """A function from a model to its metrics on `dataset`, which leaves it in evaluation mode.
+
+    Raises `DataError` if the dataset has no answers.
+    """
+    scorer = Scorer(dataset, metric, vocabulary.answers)
+    if not scorer.possible:
+        raise DataError(
+            f"{dataset.splits[0].path}: some questions have no human answers, so the split cannot "
+            "be scored; choose another data.evaluate"
+        )
+
+    def evaluate(model: nn.Module, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        score = answer_probabilities([model.eval()], config.train.loss)
+        predictions = predict_over_processes(
+            score, dataset, config, processes, should_stop=should_stop, lengths=lengths
+        )
+        metrics = scorer.metrics(predictions) if predictions is not None else None
+        shared: dict[str, Any] | None = processes.broadcast(metrics)
+        return shared
+
+    return evaluate
