@@ -1,17 +1,16 @@
-"""Mistakes of the user, told in one sentence."""
+"""Errors of the user, reported in one line."""
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Callable
 from typing import NoReturn
 
+from mcan.console import message
+
 
 class UserError(Exception):
-    """Bad input: one clear sentence (which file, which key or id, what was expected).
-
-    Entry points print the sentence and exit with `exit_code`; no traceback is shown.
-    """
+    """Bad input: one clear line (which file, which key or id, what was expected)."""
 
     exit_code = 2
 
@@ -34,19 +33,21 @@ class TrainingError(UserError):
     exit_code = 1
 
 
-def fail(error: UserError) -> NoReturn:
-    """Print `error` on standard error and exit with its code."""
-    sys.stderr.write(f"error: {error}\n")
-    raise SystemExit(error.exit_code)
-
-
 def command(main: Callable[[], int | None]) -> NoReturn:
-    """Run an entry point: its status is the exit status, a `UserError` is one sentence."""
+    """Run an entry point: its status is the exit status.
+
+    A `UserError` or an `OSError` (a full disk, a missing permission) is one line and no traceback.
+    """
     try:
         status = main()
-    except UserError as error:
-        fail(error)
+        print(end="", flush=True)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        raise SystemExit(130) from None
+        message("interrupted")
+        status = 130
+    except BrokenPipeError:  # whoever read standard output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 1
+    except (UserError, OSError) as error:
+        message(f"error: {error}")
+        status = getattr(error, "exit_code", 2)
     raise SystemExit(status or 0)

@@ -1,14 +1,32 @@
-"""Files that are either complete or absent: temporary name, fsync, rename."""
+"""Files: written completely or not at all, read from archives, checksums, locks."""
 
 from __future__ import annotations
 
+import errno
+import gzip
+import hashlib
 import os
+import stat
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
-from mcan.errors import DataError
+from filelock import FileLock, Timeout
+
+from mcan.console import message
+from mcan.errors import DataError, RunError
+
+
+def refuse_existing(path: Path | None, option: str) -> None:
+    """Raise `RunError` if the file that a command-line option names exists."""
+    if path is not None and path.exists():
+        raise RunError(f"{path}: exists; choose another {option}")
+
+
+_ARCHIVES = (".zip", ".whl")
 
 
 @contextmanager
@@ -23,18 +41,20 @@ def saving(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
-    On any error the temporary file is removed and what was at `path` stays.
+    The folder is made if it is missing. If this fails, what was at `path` stays (`DataError`).
     """
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w+b") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -46,13 +66,94 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Atomically write UTF-8 text; `OSError` where it cannot be written."""
+def save_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_atomically` does."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def save_text(path: Path, text: str) -> None:
-    """Atomically write UTF-8 text, making its folder; `DataError` where it cannot be written."""
-    with saving(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal (about 1 GB/s)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_on_disk(path: Path) -> Path:
+    """The archive for a path through a zip archive, else `path` itself."""
+    archives = (p for p in path.parents if p.suffix in _ARCHIVES and p.is_file())
+    return next(archives, path)
+
+
+@contextmanager
+def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[IO[bytes]]:
+    """The bytes of a file, which may be gzipped (.gz) or in an archive (.zip, .whl).
+
+    Nothing is unpacked to disk. A path goes on through the archive, as in `all.zip/train.json`; the
+    archive's own path will do if it has one file with one of the `suffixes`. A file that is
+    missing or damaged, also if this shows while it is read in the block, is a `DataError`.
+    """
+    on_disk = file_on_disk(path)
+    try:
+        if on_disk.suffix in _ARCHIVES:
+            with zipfile.ZipFile(on_disk) as archive:
+                name = _member(archive.namelist(), on_disk, path, suffixes)
+                with archive.open(name) as file:
+                    yield file
+        elif path.suffix == ".gz":
+            with gzip.open(path) as unpacked:
+                yield cast(IO[bytes], unpacked)
+        else:
+            with path.open("rb") as plain:
+                yield plain
+    # RuntimeError: an encrypted member; its subclass NotImplementedError: an unknown compression.
+    except (gzip.BadGzipFile, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        raise DataError(f"{path}: damaged or incomplete ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _member(members: list[str], archive: Path, path: Path, suffixes: tuple[str, ...]) -> str:
+    """The member that `path` means: the whole name, or the end of only one."""
+    wanted = path.relative_to(archive).as_posix()
+    listed = [name for name in members if not name.startswith("__MACOSX/")]
+    names = [name for name in listed if name.endswith(suffixes)]
+    if wanted in names:
+        return wanted
+    found = [name for name in names if wanted == "." or name.endswith(f"/{wanted}")]
+    if len(found) != 1:
+        raise DataError(
+            f"{path}: {len(found) or 'no'} such files in the archive, expected one that ends in "
+            f"{' or '.join(suffixes)}, as in {archive / 'NAME'}; it contains {', '.join(listed)}"
+        )
+    return found[0]
+
+
+def lock_file(path: Path, *, wait: bool = False) -> FileLock | None:
+    """The lock on the file `path`, held until it is released or the process ends, however it ends.
+
+    None if another process holds it, unless `wait`. Child processes do not inherit it. On a file
+    system without locks, a warning is printed and nothing is locked. Raises `OSError` if the file
+    cannot be written.
+    """
+    path.touch()
+    # The mode that the umask gave: some versions of filelock would set their own.
+    lock = FileLock(path, mode=stat.S_IMODE(path.stat().st_mode))
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        warning = "this file system has no locks; do not run two processes on it at once"
+        message(f"warning: {path}: {warning}")
+    return lock
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock on `path`; `OSError` as `lock_file`."""
+    if not path.exists():
+        return False
+    lock = lock_file(path)
+    if lock is not None:
+        lock.release()
+    return lock is None

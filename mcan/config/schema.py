@@ -1,49 +1,60 @@
 """The typed config: every key, its unit, its range, its default.
 
-Sections are frozen and refuse unknown keys. A validator that sees a contradiction between fields
-names them all. Nothing below the entry points and the builders receives these objects: parts take
-numbers.
+A key is `FREE` if it says where a run reads and writes, what it runs on, or how often it logs,
+checkpoints and evaluates. The evaluated split, the metric and the precision are not free: they
+decide which checkpoint is the best one and what a table reports.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from mcan.config.section import ContradictionError, Fraction, PositiveFloat, PositiveInt, Section
+from mcan.engine.losses import LOSSES
+from mcan.engine.optimizers import OPTIMIZERS
+from mcan.engine.schedules import Plateau, Schedule
+from mcan.evaluation.metrics import METRICS
+from mcan.nn.attention import SIMILARITIES
+from mcan.nn.cascade import CASCADES, MCA_LAYER_MEANINGS
+from mcan.nn.encoders import QUESTION_ENCODERS
+from mcan.section import FREE, Fraction, OneOf, PositiveFloat, PositiveInt, Section
+
+SCHEMA_VERSION = 2
+"""Raised if a default changes, so that the identity of a run that relies on it changes too."""
 
 
 class DataConfig(Section):
-    """What is read, and how."""
+    """Which data is read, and how."""
 
-    prepared: str
+    prepared: Annotated[str, FREE]
     """Folder made by `data/<dataset>/prepare.py`."""
     train: tuple[str, ...] = Field(("train",), min_length=1)
     """Splits trained on, read one after the other as one dataset."""
     evaluate: str | None = "val"
     """Split evaluated during training; null for none."""
-    images: tuple[str, ...] = Field(min_length=1)
+    images: Annotated[tuple[str, ...], FREE] = Field(min_length=1)
     """Image stores (region features or pixels); an image is looked up in each, in this order."""
-    grid: tuple[str, ...] = ()
+    grid: Annotated[tuple[str, ...], FREE] = ()
     """Stores of grid features whose rows are appended after the regions; empty for none."""
     max_tokens: PositiveInt | None = None
     """Questions are cut after this many words (reference: 14 for VQA v2); null keeps all."""
-    residency: Literal["disk", "memory", "device"] = "disk"
+    residency: Annotated[Literal["disk", "memory", "device"], FREE] = "disk"
     """Where image features stay: memory-mapped on disk, read into memory, or held on the device."""
-    workers: int = Field(0, ge=0)
+    workers: Annotated[int, FREE] = Field(0, ge=0)
     """Processes that prepare batches; 0 prepares them in the training process."""
 
 
 class WordVectorsConfig(Section):
-    """Pretrained word vectors for the embedding (GloVe, word2vec or fastText, as text or .npy)."""
+    """Pretrained word vectors for the embedding (GloVe, word2vec or fastText)."""
 
-    path: str
-    """File: .txt, .vec, .gz, .zip, or .npy with a word list of the same name and suffix .txt."""
+    path: Annotated[str, FREE]
+    """File: .txt, .vec, .gz or .zip."""
     unknown: Literal["zero", "random"] = "zero"
     """Rows of words without a vector: zeros (the reference) or random."""
     frozen: bool = False
-    """Keep the vectors as they are instead of fine-tuning them."""
+    """Do not train the vectors."""
 
 
 class QuestionConfig(Section):
@@ -53,8 +64,8 @@ class QuestionConfig(Section):
     """Width of the word embedding."""
     word_vectors: WordVectorsConfig | None = None
     """Pretrained word vectors; null starts the embedding at random."""
-    encoder: Literal["lstm", "positional"] = "lstm"
-    """One-layer LSTM, or a linear map with sinusoidal positional encoding."""
+    encoder: Annotated[str, OneOf(QUESTION_ENCODERS)] = "lstm"
+    """From embedded words to features of the model's width."""
 
 
 class StemConfig(Section):
@@ -67,13 +78,9 @@ class StemConfig(Section):
     coordinates: bool = False
     """Give every layer the row and the column of each value as two further channels (CoordConv)."""
 
-    @model_validator(mode="after")
-    def _equal_lengths(self) -> StemConfig:
+    def contradictions(self) -> Iterator[str]:
         if len(self.channels) != len(self.strides):
-            raise ContradictionError(
-                self, "{channels} and {strides} must have equally many items, one per layer"
-            )
-        return self
+            yield "{channels} and {strides} must have equally many items, one per layer"
 
 
 class ImageConfig(Section):
@@ -90,11 +97,9 @@ class ImageConfig(Section):
     stem: StemConfig = StemConfig()
     """Used when `input` is pixels."""
 
-    @model_validator(mode="after")
-    def _pixels_have_no_boxes(self) -> ImageConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.input == "pixels" and self.boxes:
-            raise ContradictionError(self, "{boxes} contradicts {input}, only regions have boxes")
-        return self
+            yield "{boxes} cannot be combined with {input}; only regions have boxes"
 
 
 class ModelConfig(Section):
@@ -108,13 +113,13 @@ class ModelConfig(Section):
     """Number L of MCA layers."""
     question_depth: PositiveInt | None = None
     """Question layers of an encoder-decoder, if not L."""
-    mca_layer: Literal["id_ga", "sa_ga", "sa_sga"] = "sa_sga"
-    """ID(Y)-GA(X,Y), SA(Y)-GA(X,Y) or SA(Y)-SGA(X,Y) (paper figure 4)."""
-    cascade: Literal["stacking", "encoder_decoder"] = "encoder_decoder"
+    mca_layer: Annotated[str, OneOf(MCA_LAYER_MEANINGS)] = "sa_sga"
+    """Units of each layer: ID(Y)-GA(X,Y), SA(Y)-GA(X,Y) or SA(Y)-SGA(X,Y) (paper figure 4)."""
+    cascade: Annotated[str, OneOf(CASCADES)] = "encoder_decoder"
     """How layers are cascaded (paper figure 5)."""
     feed_forward_factor: PositiveInt = 4
     """Width of the feed-forward layer in units of d."""
-    similarity: Literal["dot", "scaled_dot", "general", "concat", "perceptron"] = "scaled_dot"
+    similarity: Annotated[str, OneOf(SIMILARITIES)] = "scaled_dot"
     """Similarity of query and key in attention; the paper's is scaled_dot."""
     dropout: Fraction = 0.1
     """Dropout of attention weights, sublayer outputs, feed-forward and reduction."""
@@ -127,35 +132,25 @@ class ModelConfig(Section):
     question: QuestionConfig = QuestionConfig()
     image: ImageConfig = ImageConfig()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.hidden_size % self.heads:
-            raise ContradictionError(self, "{hidden_size} is not divisible by {heads}")
+            yield "{hidden_size} is not divisible by {heads}"
         if self.question_depth is not None:
             if self.cascade == "stacking" and self.question_depth != self.depth:
-                raise ContradictionError(
-                    self, "{question_depth} differs from {depth}, which {cascade} does not allow"
-                )
+                yield "{question_depth} differs from {depth}, which {cascade} does not allow"
             if self.mca_layer == "id_ga":
-                raise ContradictionError(
-                    self, "{question_depth} contradicts {mca_layer}, which has no question layers"
-                )
+                yield "{question_depth} is set, but {mca_layer} has no question layers"
         if self.image.position_encoding and self.hidden_size % 4:
-            raise ContradictionError(
-                self, "{hidden_size} is not divisible by 4, which {image.position_encoding} needs"
-            )
+            yield "{hidden_size} is not divisible by 4, which {image.position_encoding} needs"
         if self.question.encoder == "positional" and self.hidden_size % 2:
-            raise ContradictionError(
-                self, "{hidden_size} is odd, but {question.encoder} needs it even"
-            )
-        return self
+            yield "{hidden_size} is odd, but {question.encoder} needs it even"
 
 
 class OptimizerConfig(Section):
     """Parameter updates."""
 
-    name: Literal["adam", "adamw"] = "adam"
-    """Adam, or Adam with decoupled weight decay."""
+    name: Annotated[str, OneOf(OPTIMIZERS)] = "adam"
+    """Update rule."""
     lr: PositiveFloat = 1e-4
     """Base learning rate; the schedule multiplies it."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
@@ -166,40 +161,6 @@ class OptimizerConfig(Section):
     """L2 penalty (adam) or decoupled decay (adamw); biases and norms are left out."""
 
 
-class PlateauSchedule(Section):
-    """The reference's: warm-up in plateaus, then steps down."""
-
-    name: Literal["plateau"] = "plateau"
-    """This kind of schedule."""
-    warmup_epochs: int = Field(3, ge=0)
-    """k: epochs 1..k run at 1/(k+1), ..., k/(k+1) of the base rate."""
-    decay_after: tuple[PositiveInt, ...] = (10, 12)
-    """Epochs after which the rate is multiplied by `decay`."""
-    decay: float = Field(0.2, gt=0, le=1)
-    """Factor of each step down."""
-
-    @model_validator(mode="after")
-    def _rising(self) -> PlateauSchedule:
-        if any(a >= b for a, b in zip(self.decay_after, self.decay_after[1:], strict=False)):
-            raise ContradictionError(self, "{decay_after} must rise from item to item")
-        if self.decay_after and self.decay_after[0] < self.warmup_epochs:
-            raise ContradictionError(
-                self, "{decay_after} starts before {warmup_epochs} have passed"
-            )
-        return self
-
-
-class CosineSchedule(Section):
-    """Linear warm-up, then half a cosine down."""
-
-    name: Literal["cosine"]
-    """This kind of schedule."""
-    warmup_epochs: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """Length of the linear warm-up in epochs; a fraction is allowed."""
-    final: float = Field(0.0, ge=0, le=1)
-    """Rate at the end, as a fraction of the base rate."""
-
-
 class TrainConfig(Section):
     """The loop."""
 
@@ -208,75 +169,75 @@ class TrainConfig(Section):
     batch_size: PositiveInt = 64
     """Questions per update, over all processes and accumulation steps together."""
     accumulation: PositiveInt = 1
-    """Pieces that each process computes its part of the batch in, to save memory."""
+    """Micro-batches that each process computes its part of the batch in, to save memory."""
     drop_last: bool = True
     """Leave out the last incomplete batch of an epoch (the reference does)."""
-    loss: Literal["bce_sum", "bce_mean", "cross_entropy"] = "bce_sum"
-    """Binary cross entropy on soft scores (sum over batch and answers, or mean), or cross entropy
-    (mean over the batch)."""
+    loss: Annotated[str, OneOf(LOSSES)] = "bce_sum"
+    """Loss on the soft scores of answers."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of the whole gradient; null does not clip."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 runs the forward pass under autocast; weights stay float32."""
     compile: bool = False
-    """Compile the network with torch.compile."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU where there is one."""
-    evaluate_every: PositiveInt = 1
+    """Compile the network with torch.compile, once for each of a few padded lengths. On a CPU that
+    takes minutes and seldom pays."""
+    rows: Annotated[Literal["auto", "padded", "packed"], FREE] = "auto"
+    """Layout of rows: padded to (B, n, d), or packed, real rows only, several times as fast on a
+    CPU. auto is packed on a CPU unless `compile` is true, and padded elsewhere. A run records what
+    auto means and keeps it; eval.py chooses again."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], FREE] = "auto"
+    """auto takes a GPU if there is one."""
+    deterministic: Literal[False, "warn", True] = "warn"
+    """On a GPU, kernels that give equal bits each time: warn takes them where torch has them, true
+    requires them, false takes the fastest ones. Only true guarantees bit-exact resume on a GPU:
+    with warn, torch prints a warning and still uses kernels that have no such form, among them the
+    gradient of attention."""
+    evaluate_every: Annotated[PositiveInt, FREE] = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
-    log_every: PositiveInt = 50
+    log_every: Annotated[PositiveInt, FREE] = 50
     """Steps between lines of metrics.jsonl."""
-    checkpoint_every: PositiveInt | None = None
+    checkpoint_every: Annotated[PositiveInt | None, FREE] = None
     """Steps between checkpoints inside an epoch; null writes at the end of each epoch only."""
-    keep_last: PositiveInt = 1
-    """Newest checkpoints kept, next to the best one."""
+    keep_last: Annotated[PositiveInt, FREE] = 1
+    """Newest checkpoints kept, besides the best one."""
 
-    @model_validator(mode="after")
-    def _batch_divides(self) -> TrainConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.accumulation > self.batch_size:
-            raise ContradictionError(self, "{accumulation} is more than {batch_size}")
-        return self
+            yield "{accumulation} is more than {batch_size}"
+        if self.compile and self.rows == "packed":
+            yield "{compile} cannot be combined with {rows}; compiling needs padded rows"
 
 
 class EvaluationConfig(Section):
     """How predictions are made and scored."""
 
-    metric: Literal["exact", "vqa", "vqa_pre2021"] | None = None
-    """exact: share of right answers; vqa: the organisers' accuracy since March 2021;
-    vqa_pre2021: the one before; null: the one that the prepared dataset names."""
+    metric: Annotated[str, OneOf(METRICS)] | None = None
+    """How answers are scored; null takes the metric that the prepared dataset names."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 predicts under autocast."""
-    batch_size: PositiveInt | None = None
+    batch_size: Annotated[PositiveInt | None, FREE] = None
     """Questions per forward pass; null: 64 on a CPU, 256 elsewhere."""
 
 
 class Config(Section):
     """One run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Annotated[str, FREE] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder below `runs`."""
-    runs: str = "runs"
+    runs: Annotated[str, FREE] = "runs"
     """Folder that holds run folders."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and dropout."""
     data: DataConfig
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: Annotated[PlateauSchedule | CosineSchedule, Field(discriminator="name")] = (
-        PlateauSchedule()
-    )
+    schedule: Schedule = Plateau()
     """`name: plateau` (the reference's) or `name: cosine`."""
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @model_validator(mode="after")
-    def _schedule_fits(self) -> Config:
+    def contradictions(self) -> Iterator[str]:
         if self.schedule.warmup_epochs > self.train.epochs:
-            raise ContradictionError(
-                self, "{schedule.warmup_epochs} is more than {train.epochs}; state both"
-            )
+            yield "{schedule.warmup_epochs} is more than {train.epochs}; state both"
         if self.data.grid and self.model.image.input == "pixels":
-            raise ContradictionError(
-                self, "{data.grid} contradicts {model.image.input}, grid rows join regions"
-            )
-        return self
+            yield "{data.grid} adds to regions, not to {model.image.input}"

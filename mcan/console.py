@@ -1,0 +1,75 @@
+"""What programs print on standard error, and kinds of command-line arguments."""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from tqdm import tqdm
+
+
+class _Messages:
+    """Standard error. A run must not end because nobody reads its messages (a closed pipe)."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:  # what tqdm asks of a stream: isatty, encoding
+        return getattr(sys.stderr, name)
+
+
+MESSAGES: Any = _Messages()
+
+
+def message(text: str) -> None:
+    """One line on standard error, above a progress bar."""
+    tqdm.write(text, file=MESSAGES)
+    MESSAGES.flush()
+
+
+def progress(*args: Any, **options: Any) -> tqdm[Any]:
+    """`tqdm.tqdm`: a moving line in a terminal, now and then a line in a log file."""
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    defaults = {"mininterval": interval, "dynamic_ncols": True, "file": MESSAGES}
+    return tqdm(*args, **(defaults | options))
+
+
+def natural(text: str) -> int:
+    """An argument that is a whole number of at least 0."""
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(text)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a text table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
+        for first, *cells in rows
+    )
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text} is not a positive integer")
+    return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """An argument `I/N`: the I-th of N parts, from 1."""
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
+    return int(found[1]), int(found[2])
