@@ -8,44 +8,41 @@ from pathlib import Path
 
 import numpy as np
 
+from mcan.console import positive, progress
+from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Prepared
-from mcan.data.store_writer import RegionStoreWriter
 from mcan.errors import DataError, command
-from mcan.progress import progress
+from mcan.preparation.store_writer import ImageRows, StoreWriter
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="Write a store of random region features for the images of a prepared dataset, "
-        "to try or to measure the whole way of the data without downloading real features. A model "
-        "learns nothing about images from it.",
-        epilog="At 10 to 100 regions of 2048 numbers an image takes 225 kB on average.",
+        "to try or measure training without real features. They say nothing about the images. "
+        "At 10 to 100 regions of 2048 numbers an image takes 225 kB on average.",
     )
     parser.add_argument("prepared", metavar="PREPARED", type=Path, help="prepared folder")
     parser.add_argument("--output", type=Path, required=True, help="store to write (.h5)")
     parser.add_argument("--splits", nargs="+", help="images of these splits (default: all)")
     parser.add_argument("--regions", type=int, nargs=2, default=(10, 100), metavar=("MIN", "MAX"))
-    parser.add_argument("--feature-dim", type=int, default=2048)
+    parser.add_argument("--feature-dim", type=positive, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     least, most = args.regions
-    if not 1 <= least <= most or args.feature_dim < 1:
-        raise DataError(
-            f"--regions {least} {most} --feature-dim {args.feature_dim}: expected 1 <= MIN <= MAX "
-            "and a width of at least 1"
-        )
-
+    if not 1 <= least <= most:
+        raise DataError(f"--regions {least} {most}: expected 1 <= MIN <= MAX")
     prepared = Prepared.open(args.prepared)
     splits = args.splits or prepared.splits
-    images = dict.fromkeys(i for name in splits for i in prepared.split(name).image_ids.tolist())
+    ids = (prepared.split(name).image_ids for name in splits)
+    images = dict.fromkeys(i for of_split in ids for i in array_to_ids(of_split))
     random = np.random.default_rng(args.seed)
-    # Drawn once and cut at random places: drawing every number anew would take most of the time.
+    # Drawn once and cut at random places: drawing every number would take most of the time.
     pool = random.standard_normal((4096 + most, args.feature_dim), np.float32).astype(np.float16)
     made_up = {"made_up": True, "seed": args.seed}
-    with RegionStoreWriter(args.output, args.feature_dim, provenance=made_up) as writer:
+    with StoreWriter(args.output, provenance=made_up) as writer:
         for image_id in progress(images, unit=" images"):
             rows, start = random.integers(least, most + 1), random.integers(4096)
-            writer.add(image_id, pool[start : start + rows])
+            writer.add(ImageRows(image_id, pool[start : start + rows]))
     print(f"{args.output}: random features of {len(images):,} images")
     return 0
 

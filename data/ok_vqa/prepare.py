@@ -1,12 +1,9 @@
 """OK-VQA: the official JSON files -> prepared/. Sources and counts: README.md here."""
 
-from __future__ import annotations
-
-from functools import partial
 from pathlib import Path
 
-from mcan.data.room import Room, prepare_room
 from mcan.errors import command
+from mcan.preparation.recipe import DatasetRecipe
 
 
 def _files(split: str) -> tuple[str, str]:
@@ -14,14 +11,12 @@ def _files(split: str) -> tuple[str, str]:
     return f"{names[0]}.zip/{names[0]}", f"{names[1]}.zip/{names[1]}"
 
 
-ROOM = Room(
-    name="ok_vqa",
+RECIPE = DatasetRecipe(
     folder=Path(__file__).resolve().parent,
     splits={"train": _files("train2014"), "test": _files("val2014")},
     # No answer is marked as the chosen one, and the questions are few.
-    every_answer=True,
+    count_answers="every",
 )
-main = partial(prepare_room, ROOM)
 
 if __name__ == "__main__":
-    command(main)
+    command(RECIPE.prepare)

@@ -3,25 +3,23 @@
 Protocol, counts and deviations: README.md here. O objects of an image, one per colour.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcan.data.prepared_writer import Example, write_prepared
-from mcan.data.store_writer import PixelStoreWriter, RegionStoreWriter
+from mcan.console import natural, positive, progress
 from mcan.errors import DataError, command
-from mcan.progress import progress
+from mcan.preparation.questions import Example
+from mcan.preparation.recipe import output_parser, write_dataset
+from mcan.preparation.store_writer import ImageRows, StoreWriter
 from mcan.text.vocabulary import Vocabulary, build_tokens
 
-ROOM = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 SIDE = 75
 """Height and width of an image, pixels."""
 RADIUS = 5
@@ -34,8 +32,6 @@ CROP_MEAN, CROP_STD = (0.65, 0.60, 0.37), 0.44
 common hides their differences from the network for epochs."""
 WAVELENGTHS = np.geomspace(12, 2 * SIDE, 8)
 """Of the codes of a centre, pixels."""
-FEATURES = 3 * CROP**2 + 4 * len(WAVELENGTHS)
-"""Width of an object's row."""
 COLOURS = {
     "red": (255, 0, 0),
     "blue": (0, 0, 255),
@@ -46,19 +42,20 @@ COLOURS = {
 }
 SHAPES = ("rectangle", "circle")
 ANSWERS = ("yes", "no", *SHAPES, *map(str, range(len(COLOURS))))
-NON_RELATIONAL = {
-    "shape": "What shape is the {} object?",
-    "left": "Is the {} object on the left?",
-    "top": "Is the {} object at the top?",
-}
-RELATIONAL = {
-    "closest": "What shape is closest to the {} object?",
-    "furthest": "What shape is furthest from the {} object?",
-    "count": "How many other objects have the shape of the {} object?",
+KINDS = {
+    "non-relational": {
+        "shape": "What shape is the {} object?",
+        "left": "Is the {} object on the left?",
+        "top": "Is the {} object at the top?",
+    },
+    "relational": {
+        "closest": "What shape is closest to the {} object?",
+        "furthest": "What shape is furthest from the {} object?",
+        "count": "How many other objects have the shape of the {} object?",
+    },
 }
 PER_KIND = 10
 """Questions of each kind about an image."""
-KINDS = (("non-relational", NON_RELATIONAL), ("relational", RELATIONAL))
 
 
 @dataclass(frozen=True)
@@ -68,64 +65,32 @@ class Scene:
     centres: NDArray[np.int64]
     shapes: NDArray[np.int64]
 
-    def squared_distances(self) -> NDArray[np.int64]:
-        """(O, O)"""
-        between = self.centres[:, None] - self.centres[None]
-        squared: NDArray[np.int64] = (between**2).sum(-1)
-        return squared
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description="Generate Sort-of-CLEVR: images as pixels and as objects, questions, answers."
+        description="Generate Sort-of-CLEVR: images as pixels and as objects, questions, answers.",
+        parents=[output_parser(FOLDER)],
     )
-    parser.add_argument("--seed", type=int, default=0, help="images and questions follow from it")
-    parser.add_argument("--images", type=int, default=10_000, help="all images (default: 10,000)")
-    parser.add_argument("--held-out", type=int, default=200, help="the last ones, the test split")
-    parser.add_argument("--output", type=Path, default=ROOM / "prepared", help="folder to write")
-    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    parser.add_argument("--seed", type=natural, default=0, help="everything follows from it")
+    parser.add_argument("--images", type=positive, default=10_000, help="in all (%(default)s)")
+    parser.add_argument(
+        "--held-out", type=positive, default=200, help="the last ones, the test split (%(default)s)"
+    )
     options = parser.parse_args(arguments)
-    if options.seed < 0:
-        raise DataError(f"--seed is {options.seed}; expected 0 or more")
-    if options.images < 2:
-        raise DataError(f"--images is {options.images}; expected 2 or more")
-    if not 0 < options.held_out < options.images:
-        raise DataError(
-            f"--held-out is {options.held_out}; expected 1 to {options.images - 1}, fewer than "
-            "--images"
-        )
-    counts = prepare(options.output, options.seed, options.images, options.held_out, options.force)
-    print(f"{options.output}: seed {options.seed}, {len(ANSWERS)} answers")
-    print(f"{'split':<8}{'questions':>12}{'images':>10}")
-    for split, row in counts.items():
-        print(f"{split:<8}{row['questions']:>12,}{row['images']:>10,}")
-    return 0
-
-
-def prepare(
-    output: Path, seed: int, images: int, held_out: int, force: bool
-) -> dict[str, dict[str, int]]:
-    """Write the prepared folder; returns the counts of each split."""
-    training = images - held_out
-    templates = [template for _, subtypes in KINDS for template in subtypes.values()]
-    vocabulary = Vocabulary(
-        build_tokens(template.format(colour) for template in templates for colour in COLOURS),
-        ANSWERS,
-    )
-    return write_prepared(
-        output,
-        {
-            "train": questions(seed, range(training)),
-            "test": questions(seed, range(training, images)),
-        },
-        vocabulary,
-        lambda answers: [(vocabulary.answer_index[answer], 1.0) for answer in answers],
-        dataset="sort_of_clevr",
+    if options.held_out >= options.images:
+        raise DataError(f"--held-out is {options.held_out}; expected fewer than --images")
+    seed, images, training = options.seed, options.images, options.images - options.held_out
+    splits = {"train": range(training), "test": range(training, images)}
+    templates = [template for subtypes in KINDS.values() for template in subtypes.values()]
+    words = build_tokens(template.format(colour) for template in templates for colour in COLOURS)
+    return write_dataset(
+        FOLDER,
+        arguments,
+        {name: questions(seed, numbers) for name, numbers in splits.items()},
+        Vocabulary(words, ANSWERS),
         metric="exact",
         sources={},
-        built_from="the templates",
-        also=lambda folder: write_images(folder, seed, images),
-        force=force,
+        extra_files=lambda folder: write_images(folder, seed, images),
     )
 
 
@@ -156,7 +121,7 @@ def draw_scene(random: np.random.Generator) -> Scene:
 
 def extreme(scene: Scene, colour: int, sign: int) -> NDArray[np.bool_]:
     """(O,) which other objects are closest to that of `colour` (`sign` 1), or furthest (-1)."""
-    distances = sign * scene.squared_distances()[colour]
+    distances = sign * ((scene.centres - scene.centres[colour]) ** 2).sum(-1)
     others = np.arange(len(COLOURS)) != colour
     nearest: NDArray[np.bool_] = others & (distances == distances[others].min())
     return nearest
@@ -184,18 +149,13 @@ def questions(seed: int, images: range) -> Iterator[Example]:
         of_scene, of_questions, _ = generators(seed, image)
         scene = draw_scene(of_scene)
         number = image * len(KINDS) * PER_KIND
-        for kind, subtypes in KINDS:
+        for kind, subtypes in KINDS.items():
             for _ in range(PER_KIND):
                 colour = int(of_questions.integers(len(colours)))
                 subtype = list(subtypes)[of_questions.integers(len(subtypes))]
-                yield Example(
-                    question_id=number,
-                    image_id=image,
-                    question=subtypes[subtype].format(colours[colour]),
-                    answers=[answer(scene, subtype, colour)],
-                    answer_type=kind,
-                    question_type=subtype,
-                )
+                text = subtypes[subtype].format(colours[colour])
+                given = [answer(scene, subtype, colour)]
+                yield Example(number, image, text, given, answer_type=kind, question_type=subtype)
                 number += 1
 
 
@@ -204,9 +164,8 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     image = np.full((SIDE, SIDE, 3), 255, np.uint8)
     y, x = np.mgrid[-RADIUS : RADIUS + 1, -RADIUS : RADIUS + 1]
     masks = (np.ones((CROP, CROP), np.bool_), x**2 + y**2 <= RADIUS**2)
-    for centre, shape, colour in zip(
-        scene.centres, scene.shapes.tolist(), COLOURS.values(), strict=True
-    ):
+    shapes = scene.shapes.tolist()
+    for centre, shape, colour in zip(scene.centres, shapes, COLOURS.values(), strict=True):
         crop(image, centre)[masks[shape]] = colour
     return image
 
@@ -217,39 +176,32 @@ def crop(image: NDArray[np.uint8], centre: NDArray[np.int64]) -> NDArray[np.uint
     return image[y - RADIUS : y + RADIUS + 1, x - RADIUS : x + RADIUS + 1]
 
 
-def boxes(centres: NDArray[np.int64]) -> NDArray[Any]:
-    """(O, 4) edges of the crops, normalised x1 y1 x2 y2."""
-    return np.concatenate([centres - RADIUS, centres + RADIUS + 1], axis=1) / SIDE
-
-
-def position_codes(centres: NDArray[np.int64]) -> NDArray[Any]:
-    """(O, 32) sines, then cosines of x and y at all wavelengths, of deviation 1 like the crops."""
-    angles = 2 * math.pi * centres[:, :, None] / WAVELENGTHS
-    waves = angles.reshape(len(centres), -1)
-    codes: NDArray[Any] = math.sqrt(2) * np.concatenate([np.sin(waves), np.cos(waves)], axis=1)
-    return codes
-
-
 def write_images(folder: Path, seed: int, images: int) -> None:
     """`pixels.h5`, and `objects.h5`: the crop of each object (363 numbers, standardised), the codes
     of its centre and its box, in random order, as a perfect detector would give them."""
-    provenance = {"seed": seed}
+    provenance = {
+        "command": "python data/sort_of_clevr/prepare.py --force --output FOLDER",
+        "seed": seed,
+    }
     with (
-        PixelStoreWriter(folder / "pixels.h5", (3, SIDE, SIDE), provenance=provenance) as pixels,
-        RegionStoreWriter(
-            folder / "objects.h5", FEATURES, boxes=True, sizes=True, provenance=provenance
-        ) as objects,
+        StoreWriter(folder / "pixels.h5", provenance=provenance) as pixels,
+        StoreWriter(folder / "objects.h5", provenance=provenance) as objects,
     ):
         for number in progress(range(images), desc="images", unit=" images", delay=1):
             of_scene, _, of_order = generators(seed, number)
             scene = draw_scene(of_scene)
             image = draw(scene)
-            pixels.add(number, image.transpose(2, 0, 1))
+            pixels.add(ImageRows(number, image.transpose(2, 0, 1)))
             centres = of_order.permutation(scene.centres)
             crops = np.stack([crop(image, centre) for centre in centres])
             standardised = ((crops / 255 - CROP_MEAN) / CROP_STD).reshape(len(centres), -1)
-            features = np.concatenate([standardised, position_codes(centres)], axis=1)
-            objects.add(number, features, boxes(centres), size=(SIDE, SIDE))
+            # (O, 16) each: x and y at all wavelengths, of deviation 1 like the crops.
+            angles = (2 * math.pi * centres[:, :, None] / WAVELENGTHS).reshape(len(centres), -1)
+            waves = math.sqrt(2) * np.sin(angles), math.sqrt(2) * np.cos(angles)
+            features = np.concatenate([standardised, *waves], axis=1)
+            # Edges of the crops, normalised x1 y1 x2 y2.
+            boxes = np.concatenate([centres - RADIUS, centres + RADIUS + 1], axis=1) / SIDE
+            objects.add(ImageRows(number, features, boxes, size=(SIDE, SIDE)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,11 @@
 """VQA v1: the official JSON files -> prepared/. Sources and counts: README.md here."""
 
-from __future__ import annotations
-
-from functools import partial
 from pathlib import Path
 
-from mcan.data.room import Room, prepare_room
 from mcan.errors import command
+from mcan.preparation.recipe import DatasetRecipe
 
-ROOM = Room(
-    name="vqa_v1",
+RECIPE = DatasetRecipe(
     folder=Path(__file__).resolve().parent,
     splits={
         "train": (
@@ -24,7 +20,6 @@ ROOM = Room(
         "test-dev": ("Questions_Test_mscoco.zip/OpenEnded_mscoco_test-dev2015_questions.json",),
     },
 )
-main = partial(prepare_room, ROOM)
 
 if __name__ == "__main__":
-    command(main)
+    command(RECIPE.prepare)

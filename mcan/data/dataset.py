@@ -5,7 +5,7 @@ B questions of a batch, Q of the dataset.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -13,27 +13,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from mcan.batch import Batch, ImageInput, Targets
-from mcan.data.hdf5 import Id
-from mcan.data.images import ImageGroup
-from mcan.data.packed import Index, Packed
-from mcan.data.split import Split, Types
-from mcan.data.store import ImageStore
+from mcan.batch import Batch, Image, Question, Targets
+from mcan.data.arrays import Id, Index, RaggedArray, array_to_ids
+from mcan.data.prepared import Categories, Split
+from mcan.data.store import ImageStore, StoreGroup
 from mcan.errors import DataError
-from mcan.ragged import Layout, Ragged
+from mcan.rows import Packed, filler_rows
 
 
 class VQADataset:
     """One or more splits with their image stores; `dataset[rows]` is the `Batch` of these rows.
 
     `splits` follow each other as one dataset. Each image is looked up in `images`, and in `grid` if
-    there is any, in the order of the stores. `max_tokens` cuts questions. For
-    `DataLoader(dataset, batch_size=None, sampler=...)` with a sampler of lists of rows.
+    there is any, in the order of the stores. `max_tokens` cuts questions. For a `DataLoader` with
+    `batch_size=None` and a sampler of lists of rows.
 
-    Raises `DataError` where a question's image is in no store, stores used together do not fit
-    together, or splits were made with different vocabularies.
+    Of all questions: `tokens`, uncut; `targets`, the answers with a score above zero; `image_rows`
+    (Q,), the image of each, equal for equal images.
+
+    Raises `DataError` if an image is in no store, or stores or splits do not fit together.
     """
 
     def __init__(
@@ -45,129 +44,101 @@ class VQADataset:
     ) -> None:
         for split in splits[1:]:
             if split.vocabulary_digest != splits[0].vocabulary_digest:
-                raise DataError(
-                    f"{split.path} and {splits[0].path} were made with different vocabularies"
-                )
+                both = f"{split.path} and {splits[0].path}"
+                raise DataError(f"{both} were made with different vocabularies")
         if grid and grid[0].kind != "regions":
             raise DataError(f"{grid[0].path} holds {grid[0].kind}, expected grid features")
         self.splits = tuple(splits)
-        self.images = ImageGroup(images)
-        self.grid = ImageGroup(grid) if grid else None
+        self.images = StoreGroup(images)
+        self.grid = StoreGroup(grid) if grid else None
+        self.tokens = RaggedArray.concatenate([split.tokens for split in splits])
+        self.targets = RaggedArray.concatenate([split.target_answers for split in splits])
+        self.image_rows = _locate(self.images, splits)
+        self._grid_rows: Any = None if self.grid is None else _locate(self.grid, splits)
+        self._scores = RaggedArray.concatenate([split.target_scores for split in splits])
         self._max_tokens = max_tokens
-        self._tokens = Packed.concatenate([split.tokens for split in splits])
-        self._targets = Packed.concatenate([split.target_answers for split in splits])
-        self._scores = Packed.concatenate([split.target_scores for split in splits])
-        self._bases = np.cumsum([0, *(len(split) for split in splits)])
-        self._image = _locate(self.images, splits)
-        self._grid_image = _locate(self.grid, splits) if self.grid else None
-        self._shares = False
+        self._share_images = False
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self.tokens)
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
-        index = np.asarray(rows, np.int64)
-        tokens, lengths = self._tokens.take(index, self._max_tokens)
-        layout = Layout(torch.from_numpy(lengths), int(lengths.max(initial=0)), int(lengths.sum()))
-        answers, counts = self._targets.take(index)
+        index = np.array(rows, np.int64)
+        tokens, lengths = self.tokens.take(index, self._max_tokens)
+        word_rows = _packed(lengths)
+        tokens = np.pad(tokens.astype(np.int64), (0, word_rows.filler))
+        answers, counts = self.targets.take(index)
         scores, _ = self._scores.take(index)
+        targets = (np.repeat(np.arange(len(index)), counts), answers.astype(np.int64), scores)
         return Batch(
-            question=Ragged(torch.from_numpy(tokens.astype(np.int64)), layout),
-            image=self._image_input(index),
-            targets=Targets(
-                rows=torch.from_numpy(np.repeat(np.arange(len(index)), counts)),
-                answers=torch.from_numpy(answers.astype(np.int64)),
-                scores=torch.from_numpy(scores),
-            ),
-            index=torch.from_numpy(index.copy()),
+            question=Question(torch.from_numpy(tokens), word_rows),
+            image=self._gather_images(index),
+            targets=Targets(*map(torch.from_numpy, targets)),
+            index=torch.from_numpy(index),
         )
 
-    def for_evaluation(self) -> VQADataset:
+    def _gather_images(self, index: Index) -> Image:
+        of_question = None
+        if self._share_images:
+            _, first, places = np.unique(self.image_rows[index], True, True)
+            if len(first) < len(index):
+                index, of_question = index[first], torch.from_numpy(places)
+        images = self.image_rows[index]
+        rows = _packed(self.images.lengths[images])
+        content, boxes, cells = self.images.gather(images, rows.filler)
+        if self.images.kind == "pixels":
+            return Image(rows, pixels=content, of_question=of_question)
+        image = Image(rows, content, boxes, cells, of_question=of_question)
+        if self.grid is None:
+            return image
+        images = self._grid_rows[index]
+        rows = _packed(self.grid.lengths[images])
+        content, _, cells = self.grid.gather(images, rows.filler)
+        return replace(image, grid=content, grid_rows=rows, grid_cells=cells)
+
+    def lengths(self) -> tuple[Index, Index, Index | None]:
+        """(Q,) words, image rows and grid rows of each question."""
+        words = np.diff(self.tokens.offsets)
+        if self._max_tokens is not None:
+            words = np.minimum(words, self._max_tokens)
+        grid = None if self.grid is None else self.grid.lengths[self._grid_rows]
+        return words, self.images.lengths[self.image_rows], grid
+
+    def with_shared_images(self) -> VQADataset:
         """The same questions; in a batch, those about one image share it."""
         shared = copy(self)
-        shared._shares = True
+        shared._share_images = True
         return shared
 
     def evaluation_order(self) -> Index:
-        """(Q,) the rows, such that questions about one image are neighbours, and like lengths.
-
-        The longest come first: they need the most memory.
-        """
-        keys = (-np.diff(self._tokens.offsets), self._image, -self.images.lengths(self._image))
-        return np.lexsort(keys)
-
-    def _image_input(self, index: Index) -> ImageInput:
-        of_question = None
-        if self._shares:
-            _, first, places = np.unique(self._image[index], return_index=True, return_inverse=True)
-            if len(first) < len(index):
-                index, of_question = index[first], torch.from_numpy(places)
-        image = replace(self.images.gather(self._image[index]), of_question=of_question)
-        if self.grid is None or self._grid_image is None:
-            return image
-        cells = self.grid.gather(self._grid_image[index])
-        return replace(image, grid=cells.regions, grid_cells=cells.cells)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what evaluation reads again when it needs it."""
-        lazy = {"answer_types", "question_types"}
-        return {name: value for name, value in self.__dict__.items() if name not in lazy}
-
-    @property
-    def tokens(self) -> Packed:
-        """The token ids of all questions, uncut."""
-        return self._tokens
-
-    @property
-    def targets(self) -> Packed:
-        """The answers with a score above zero of all questions."""
-        return self._targets
-
-    @property
-    def image_rows(self) -> Index:
-        """(Q,) the image of each question, equal for equal images."""
-        return self._image
+        """(Q,) the rows: questions about one image are neighbours, and so are similar lengths."""
+        # The longest come first: they need the most memory.
+        words, regions, _ = self.lengths()
+        return np.lexsort((-words, self.image_rows, -regions))
 
     @cached_property
-    def answer_types(self) -> Types:
+    def answer_types(self) -> Categories:
         return _merge([split.answer_types for split in self.splits])
 
     @cached_property
-    def question_types(self) -> Types:
+    def question_types(self) -> Categories:
         return _merge([split.question_types for split in self.splits])
 
-    def question_ids(self, rows: Sequence[int]) -> list[Id]:
-        """The ids of the source: int or str."""
-        return self._per_row(rows, lambda split, row: split.question_ids[row : row + 1].tolist()[0])
+    def question_ids(self) -> list[Id]:
+        """(Q,) the ids of the source: int or str."""
+        return [i for split in self.splits for i in array_to_ids(split.question_ids)]
 
-    def questions(self, rows: Sequence[int]) -> list[str]:
-        """The questions as they were asked."""
-        return self._per_row(rows, lambda split, row: split.questions[row])
-
-    def human_answers(self, rows: Sequence[int]) -> list[list[str]]:
-        """The raw human answers of each question."""
-        return self._per_row(rows, lambda split, row: split.human_answers.of(row))
-
-    def image_ids(self, rows: Sequence[int]) -> list[Id]:
-        """The image of each question."""
-
-        def image_id(split: Split, row: int) -> Id:
-            found: Id = split.image_ids[split.image_index[row : row + 1]].tolist()[0]
-            return found
-
-        return self._per_row(rows, image_id)
-
-    def _per_row(self, rows: Sequence[int], get: Callable[[Split, int], Any]) -> list[Any]:
-        index = np.asarray(rows, np.int64)
-        owners = np.searchsorted(self._bases, index, side="right") - 1
-        within = index - self._bases[owners]
-        return [
-            get(self.splits[owner], row)
-            for owner, row in zip(owners.tolist(), within.tolist(), strict=True)
-        ]
+    def human_answers(self) -> list[list[str]]:
+        """(Q,) the raw human answers of each question."""
+        return [answers for split in self.splits for answers in split.human_answers]
 
 
-def _locate(group: ImageGroup, splits: Sequence[Split]) -> Index:
+def _packed(lengths: Index) -> Packed:
+    of_samples = torch.from_numpy(lengths)
+    return Packed(of_samples, filler_rows(of_samples))
+
+
+def _locate(group: StoreGroup, splits: Sequence[Split]) -> Index:
     """(Q,) the image of each question as the group numbers it."""
     found = [group.locate(split.image_ids)[split.image_index] for split in splits]
     images = np.concatenate(found)
@@ -175,15 +146,14 @@ def _locate(group: ImageGroup, splits: Sequence[Split]) -> Index:
         missing: dict[Id, None] = {}
         for split, numbers in zip(splits, found, strict=True):
             unique = np.unique(split.image_index[numbers < 0])
-            missing.update(dict.fromkeys(split.image_ids[unique].tolist()))
+            missing.update(dict.fromkeys(array_to_ids(split.image_ids[unique])))
         raise group.missing(list(missing), questions)
     return images
 
 
-def _merge(types: Sequence[Types]) -> Types:
+def _merge(types: Sequence[Categories]) -> Categories:
     """The types of splits that follow each other, under one numbering."""
     names = tuple(dict.fromkeys(name for part in types for name in part.names))
-    codes: list[NDArray[np.int32]] = [
-        np.array([names.index(name) for name in part.names], np.int32)[part.codes] for part in types
-    ]
-    return Types(np.concatenate(codes), names)
+    numbers = [np.array([names.index(name) for name in part.names], np.int32) for part in types]
+    codes = [new[part.codes] for new, part in zip(numbers, types, strict=True)]
+    return Categories(np.concatenate(codes), names)

@@ -1,93 +1,214 @@
-"""Prepared datasets: the one format that training and evaluation read. Fields: data/README.md."""
+"""Prepared datasets: the one format that training and evaluation read. Fields: data/README.md.
+
+`meta.json` holds the SHA-256 of every file of the folder. A split is compared with it before the
+HDF5 library sees the file, and then mapped into memory. Its content is not checked again.
+
+Q questions of a split, V tokens and A answers of the vocabulary.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mcan.data.split import FORMAT_VERSION, Split, read_answer_types, read_split
+import numpy as np
+from numpy.typing import NDArray
+
+from mcan.data.arrays import Ids, RaggedArray, RaggedBuilder, Text, map_arrays
 from mcan.errors import DataError
-from mcan.text.vocabulary import Vocabulary
+from mcan.files import sha256_of
+from mcan.text.vocabulary import Vocabulary, tokenise
+
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A category per question: question q has `names[codes[q]]`; `codes` (Q,) int32."""
+
+    codes: NDArray[np.int32]
+    names: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class HumanAnswers(Sequence[list[str]]):
+    """The raw answers of each question; `codes` are int32 indices of the distinct `strings`."""
+
+    codes: RaggedArray
+    text: Text
+
+    @cached_property
+    def strings(self) -> tuple[str, ...]:
+        return tuple(self.text)
+
+    @property
+    def complete(self) -> bool:
+        """Every question has an answer; those of a test split may be withheld."""
+        return bool((np.diff(self.codes.offsets) > 0).all())
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, question: int) -> list[str]:  # type: ignore[override]
+        return [self.strings[code] for code in self.codes[question].tolist()]
+
+
+class Split:
+    """The questions of a split, as arrays mapped from its file.
+
+    `digest` is the SHA-256 of the file. `changed` arrays replace those of the file.
+
+    - `question_ids` (Q,) are unique; `questions` are the texts as they were asked;
+    - `tokens`: int32 token indices of each question, at least one;
+    - `image_ids`: the distinct images; question q is about `image_ids[image_index[q]]`;
+    - `target_answers` (int32) and `target_scores` (float32): the sparse soft target of each
+      question, with the same offsets;
+    - `human_answers`: as people wrote them; none in a test split.
+    """
+
+    def __init__(
+        self, path: Path, digest: str, vocabulary_digest: str, changed: dict[str, NDArray[Any]]
+    ) -> None:
+        self.path = path
+        self.name = path.stem
+        self.digest = digest
+        self.vocabulary_digest = vocabulary_digest
+        self._changed = changed
+        arrays = map_arrays(path, "prepared split")[0] | changed
+
+        def text(key: str) -> Text:
+            return Text(arrays[key], arrays[f"{key}_offsets"])
+
+        def categories(key: str) -> Categories:
+            return Categories(arrays[key], tuple(text(f"{key}_names")))
+
+        self.question_ids: Ids = arrays["question_ids"]
+        self.questions = text("questions")
+        self.tokens = RaggedArray(arrays["tokens"], arrays["token_offsets"])
+        self.image_ids: Ids = arrays["image_ids"]
+        self.image_index: NDArray[np.int32] = arrays["image_index"]
+        self.target_answers = RaggedArray(arrays["target_index"], arrays["target_offsets"])
+        self.target_scores = RaggedArray(arrays["target_score"], arrays["target_offsets"])
+        answers = RaggedArray(arrays["human_answers"], arrays["human_answer_offsets"])
+        self.human_answers = HumanAnswers(answers, text("answer_strings"))
+        self.answer_types = categories("answer_type")
+        self.question_types = categories("question_type")
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    @property
+    def questions_digest(self) -> str:
+        """SHA-256 of the question ids in their order: equal for the same questions."""
+        return hashlib.sha256(self.question_ids.tobytes()).hexdigest()
+
+    def __reduce__(self) -> Any:
+        # A worker process maps the file again, so all share its pages.
+        return Split, (self.path, self.digest, self.vocabulary_digest, self._changed)
+
+
+def encode_questions(questions: Text, vocabulary: Vocabulary) -> RaggedArray:
+    """The token indices of each question, int32, at least one."""
+    tokens = RaggedBuilder("i")
+    for question in questions:
+        tokens.append(vocabulary.encode(tokenise(question)))
+    return tokens.build()
+
+
+def reencode(split: Split, vocabulary: Vocabulary) -> Split:
+    """The split with its questions in the tokens of another vocabulary, and without targets."""
+    tokens = encode_questions(split.questions, vocabulary)
+    changed = {
+        "tokens": tokens.values,
+        "token_offsets": tokens.offsets,
+        "target_index": np.zeros(0, np.int32),
+        "target_score": np.zeros(0, np.float32),
+        "target_offsets": np.zeros_like(tokens.offsets),
+    }
+    return Split(split.path, split.digest, vocabulary.digest, changed)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared folder: its vocabulary, what `meta.json` tells, and its splits."""
+    """A prepared folder: its vocabulary, the names of its splits, and all of `meta.json`."""
 
     folder: Path
     vocabulary: Vocabulary
+    dataset: str
+    metric: str
+    splits: tuple[str, ...]
     meta: Mapping[str, Any]
 
     @classmethod
     def open(cls, folder: str | Path) -> Prepared:
-        """Raises `DataError` where the folder or one of its two JSON files is not as documented."""
+        """Raises `DataError` if the folder, `meta.json` or `vocabulary.json` is not as written."""
         folder = Path(folder)
-        if not folder.is_dir():
-            script = folder.parent / "prepare.py"
-            what = f"python {script}" if script.is_file() else "the prepare.py of the dataset"
-            raise DataError(f"{folder}: there is no such prepared dataset; run {what}")
-        meta = read_meta(folder)
-        return cls(folder, Vocabulary.read(folder / "vocabulary.json"), meta)
+        path = folder / "meta.json"
+        if not path.is_file():
+            command = _command(folder, {})
+            raise DataError(f"{folder}: no such prepared dataset; make it with: {command}")
+        try:
+            content = path.read_bytes()
+            meta = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not JSON ({error})") from None
+        meta = meta if isinstance(meta, dict) else {}
+        if (version := meta.get("format_version")) != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}; make "
+                f"it again with: {_command(folder, meta)}"
+            )
+        meta.pop("checksum", None)
+        if content != meta_text(meta).encode():
+            raise _damaged(path, meta)
+        _check_file(folder, "vocabulary.json", meta)
+        vocabulary = Vocabulary.read(folder / "vocabulary.json")
+        splits = tuple(meta["splits"])
+        return cls(folder, vocabulary, meta["dataset"], meta["metric"], splits, meta)
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self.meta["splits"])
-
-    @property
-    def dataset(self) -> str:
-        return str(self.meta["dataset"])
-
-    @property
-    def metric(self) -> str:
-        """The metric that the dataset is scored by."""
-        return str(self.meta["metric"])
-
-    def answer_types(self) -> set[str]:
-        """The names that some split has. Raises `DataError` where one cannot be read."""
-        files = (self.folder / f"{name}.h5" for name in self.splits)
-        return {name for path in files for name in read_answer_types(path)}
+    def digest(self, name: str) -> str:
+        """SHA-256 of a split's file, without reading it; `DataError` for an unknown split."""
+        if name not in self.splits:
+            known = ", ".join(self.splits)
+            raise DataError(f"{self.folder}: there is no split '{name}'; there is {known}")
+        return str(self.meta["files"][f"{name}.h5"])
 
     def split(self, name: str) -> Split:
-        """Read and check a split. Raises `DataError`; for an unknown name it lists the known."""
-        if name not in self.splits:
-            raise DataError(
-                f"{self.folder}: there is no split '{name}'; there is {', '.join(self.splits)}"
-            )
-        path = self.folder / f"{name}.h5"
-        split = read_split(path, name, self.vocabulary)
-        expected = self.meta["splits"][name]["questions"]
-        if len(split) != expected:
-            raise DataError(
-                f"{path}: holds {len(split)} questions while {self.folder / 'meta.json'} says "
-                f"{expected}; run the prepare.py of the dataset again"
-            )
-        return split
+        """Map a split. Raises `DataError` if it is unknown, damaged or not as written."""
+        digest = self.digest(name)
+        _check_file(self.folder, f"{name}.h5", self.meta)
+        return Split(self.folder / f"{name}.h5", digest, self.vocabulary.digest, {})
+
+    def verify(self) -> None:
+        """Read every file of the folder; `DataError` names one that is damaged or changed."""
+        for name in self.meta["files"]:
+            _check_file(self.folder, name, self.meta)
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    """The checked content of `meta.json`."""
-    path = folder / "meta.json"
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}), so {folder} is not a prepared dataset"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
-    version = meta.get("format_version") if isinstance(meta, dict) else None
-    if version != FORMAT_VERSION:
-        raise DataError(
-            f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}; run the "
-            "prepare.py of the dataset again"
-        )
-    for key, kind in (("dataset", str), ("metric", str), ("splits", dict), ("files", list)):
-        if not isinstance(meta.get(key), kind):
-            raise DataError(f"{path}: '{key}' is {meta.get(key)!r}, expected a {kind.__name__}")
-    for name, counts in meta["splits"].items():
-        if not isinstance(counts, dict) or not isinstance(counts.get("questions"), int):
-            raise DataError(f"{path}: 'splits.{name}.questions' is missing or not a number")
-    return dict(meta)
+def meta_text(meta: Mapping[str, Any]) -> str:
+    """The content of `meta.json`: `meta`, and the SHA-256 of `meta` itself as `checksum`."""
+    checksum = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**meta, "checksum": checksum}, indent=2) + "\n"
+
+
+def _check_file(folder: Path, name: str, meta: Mapping[str, Any]) -> None:
+    path = folder / name
+    if not path.is_file() or sha256_of(path) != meta["files"][name]:
+        raise _damaged(path, meta)
+
+
+def _damaged(path: Path, meta: Mapping[str, Any]) -> DataError:
+    found = "damaged, or changed since it was written" if path.exists() else "no such file"
+    return DataError(f"{path}: {found}; make it again with: {_command(path.parent, meta)}")
+
+
+def _command(folder: Path, meta: Mapping[str, Any]) -> str:
+    """The command that makes `folder` (again), by its meta or else the layout of `data/`."""
+    script = f"python data/{meta.get('dataset', folder.absolute().parent.name)}/prepare.py"
+    force = " --force" if folder.exists() else ""
+    return f"{meta.get('command', script)} --output {folder}{force}"

@@ -1,65 +1,60 @@
-"""Image stores: region features or pixels of many images in one HDF5 file, read without copying it.
+"""Image stores: region features or pixels of many images in one HDF5 file, memory-mapped.
 
-N images, T rows of all of them, D width of a feature row. File format: data/README.md.
+N images, T rows of all of them, D width of a feature row. File format: data/README.md. Writer:
+`mcan.preparation.store_writer`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shlex
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcan.data.hdf5 import Id, Ids, check_offsets, read_array, read_ids, reading, require
+from mcan.console import message, progress
+from mcan.data.arrays import Id, Ids, Index, array_to_ids, map_arrays
 from mcan.errors import DataError
-from mcan.progress import progress
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Kind = Literal["regions", "pixels"]
 Residency = Literal["disk", "memory", "device"]
-_BLOCK_BYTES = 64 << 20
+TABLES = ("image_ids", "offsets", "checksums", "sizes", "grid_shapes")
+"""The datasets with one entry per image, all covered by the digest."""
 
 
+@dataclass(eq=False)
 class ImageStore:
-    """An open store. Made by `open_store`; pickles as its path, and opens there again from disk.
+    """An open store. Made by `open_store`; pickles as its path and reopens there from disk.
 
-    - `kind`: `regions`, feature rows of which an image has one or more, or `pixels`, where one row
-      is the image, (3, H, W) uint8;
-    - `image_ids` (N,) int64 or str objects; `offsets` (N + 1,) int64: the rows of image i are
-      `rows[offsets[i]:offsets[i + 1]]`;
-    - `rows` (T, D) float16 or float32, or (N, 3, H, W): memory-mapped array, array or tensor
-      according to residency;
-    - `boxes` (T, 4) float32, normalised x1 y1 x2 y2, `sizes` (N, 2) int32, width and height in
-      pixels, and `grid_shapes` (N, 2) int64, rows and columns: None where the file has none.
+    `image_ids` (N,) int64 or bytes; the rows of image i are `rows[offsets[i]:offsets[i + 1]]`, in
+    `rows` (T, D) float16 or float32, or (N, 3, H, W) uint8 of pixels: an array, memory-mapped
+    until `load` reads it, or a tensor on a device. `boxes` (T, 4) float32, normalised x1 y1 x2 y2,
+    `sizes` (N, 2) int32, width and height in pixels, and `grid_shapes` (N, 2) int32, rows and
+    columns, are None if the store has none. `digest` is a SHA-256 of everything that training
+    reads; equal stores have equal digests.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        kind: Kind,
-        image_ids: Ids,
-        offsets: NDArray[np.int64],
-        rows: NDArray[Any],
-        boxes: NDArray[np.float32] | None = None,
-        sizes: NDArray[np.int32] | None = None,
-        grid_shapes: NDArray[np.int64] | None = None,
-        provenance: dict[str, Any] | None = None,
-    ) -> None:
-        self.path = path
-        self.kind = kind
-        self.image_ids = image_ids
-        self.offsets = offsets
-        self.rows: NDArray[Any] | Tensor = rows
-        self.boxes = boxes
-        self.sizes = sizes
-        self.grid_shapes = grid_shapes
-        self.provenance = provenance or {}
-        self._lookup = _Lookup(image_ids, path)
+    path: Path
+    digest: str
+    provenance: dict[str, Any]
+    rows: NDArray[Any] | Tensor
+    image_ids: Ids
+    offsets: Index
+    checksums: NDArray[np.uint32]
+    boxes: NDArray[Any] | None = None
+    sizes: NDArray[Any] | None = None
+    grid_shapes: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -68,161 +63,189 @@ class ImageStore:
         return open_store, (self.path,)
 
     @property
-    def row_shape(self) -> tuple[int, ...]:
-        """(D,) or (3, H, W)."""
-        return tuple(self.rows.shape[1:])
+    def kind(self) -> Kind:
+        """`regions` (feature rows, one or more per image) or `pixels` (one row per image)."""
+        return "pixels" if self.rows.ndim == 4 else "regions"
 
-    def rows_of(self, image_ids: Ids) -> NDArray[np.int64]:
-        """Position of each image in the store, -1 where it is not there."""
-        return self._lookup.find(image_ids)
+    def image(self, index: int) -> tuple[Any, Any, Any, Any]:
+        """Rows, boxes, size and grid shape of an image; None for what the store does not have."""
+        where = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        boxes = None if self.boxes is None else self.boxes[where]
+        size = None if self.sizes is None else self.sizes[index]
+        grid_shape = None if self.grid_shapes is None else self.grid_shapes[index]
+        return self.rows[where], boxes, size, grid_shape
+
+    def verify(self, images: Sequence[int] | None = None) -> None:
+        """Compare `images` (indices; None: all) with their checksums, at 1.3 GB/s if in memory.
+
+        Raises `DataError` that names damaged images. Opening a store verifies 16 images only.
+        """
+        damaged = []
+        indices = range(len(self)) if images is None else images
+        for index in progress(indices, unit=" images", delay=2, desc=f"verifying {self.path.name}"):
+            rows, boxes, *_ = self.image(index)
+            if image_checksum(np.asarray(rows), boxes) != self.checksums[index]:
+                damaged.append(index)
+        if damaged:
+            names = _names(array_to_ids(self.image_ids[damaged]))
+            raise DataError(
+                f"{self.path}: the rows of {len(damaged):,} images are damaged ({names}); "
+                f"{_remake(self.path, self.provenance)}"
+            )
 
     def load(self, residency: Residency, device: torch.device | str = "cpu") -> ImageStore:
         """Move the rows to where batches take them from, and return the store itself.
 
-        `disk` leaves them memory-mapped; processes share the page cache. `memory` reads them into
-        this process. `device` holds them as a tensor on `device`; batches must then be made in the
-        process that owns the device. Raises `DataError` where they do not fit.
+        `disk` leaves them memory-mapped, `memory` reads them into this process, `device` onto
+        `device`; batches must then be made in the process that owns it. Raises `DataError` if they
+        do not fit.
         """
         if residency == "disk":
             return self
-        target = torch.device(device) if residency == "device" else torch.device("cpu")
         source = np.asarray(self.rows)
-        dtype = torch.from_numpy(np.empty(0, source.dtype)).dtype
+        target = torch.device(device if residency == "device" else "cpu")
+        size = f"{source.nbytes / 2**30:.1f} GiB"
+        message(f"reading {self.path} into the memory of {target} ({size})")
         try:
-            rows = torch.empty(source.shape, dtype=dtype, device=target)
+            with warnings.catch_warnings(action="ignore"):  # that the mapped rows are read-only
+                rows = torch.from_numpy(source).to(target, copy=True)
         except RuntimeError as error:  # includes torch.OutOfMemoryError
             raise DataError(
-                f"{self.path}: {source.nbytes / 2**30:.1f} GiB do not fit into the memory of "
-                f"{target}; use residency: disk"
+                f"{self.path}: {size} do not fit into the memory of {target}; use residency: disk"
             ) from error
-        step = max(1, _BLOCK_BYTES // max(1, source[:1].nbytes))
-        with progress(
-            total=source.nbytes,
-            unit="B",
-            unit_scale=True,
-            delay=2,
-            desc=f"reading {self.path.name}",
-        ) as bar:
-            for first in range(0, len(source), step):
-                block = np.array(source[first : first + step])
-                rows[first : first + step] = torch.from_numpy(block)
-                bar.update(block.nbytes)
-        self.rows = rows if residency == "device" else rows.numpy()
+        self.rows = rows if residency == "device" else rows.numpy()  # numpy joins rows faster
         return self
 
 
-class _Lookup:
-    """From image ids to positions: a sorted search for integers, a dictionary for strings."""
-
-    def __init__(self, ids: Ids, path: Path) -> None:
-        self._order: NDArray[np.int64] | None = None
-        if ids.dtype == np.int64:
-            self._order = np.argsort(ids, kind="stable")
-            self._sorted = ids[self._order]
-            twins = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
-            twin: Id | None = int(self._sorted[twins[0]]) if len(twins) else None
-        else:
-            self._rows = {value: row for row, value in enumerate(ids.tolist())}
-            twin = None
-            if len(self._rows) < len(ids):
-                twin = next(v for row, v in enumerate(ids.tolist()) if self._rows[v] != row)
-        if twin is not None:
-            raise DataError(f"{path}: image id {twin!r} occurs more than once; ids must be unique")
-
-    def find(self, ids: Ids) -> NDArray[np.int64]:
-        if (self._order is not None) != (ids.dtype == np.int64):
-            return np.full(len(ids), -1, np.int64)
-        if self._order is None:
-            found = (self._rows.get(value, -1) for value in ids.tolist())
-            return np.fromiter(found, np.int64, len(ids))
-        place = np.searchsorted(self._sorted, ids).clip(max=len(self._sorted) - 1)
-        return np.where(self._sorted[place] == ids, self._order[place], -1)
-
-
 def open_store(path: str | Path) -> ImageStore:
-    """Open and check a store; only ids and offsets are read, however large it is.
+    """Open a store and check its tables and 16 of its images, however large it is.
 
-    Raises `DataError` where the file is missing, damaged, truncated or not laid out as documented.
+    Raises `DataError` if the file is missing, damaged, truncated or in an older format.
     """
     path = Path(path)
-    with reading(path, "image store") as file:
-        kind = file.attrs.get("kind")
-        version = file.attrs.get("format_version")
-        if kind not in ("regions", "pixels"):
-            raise DataError(
-                f"{path}: attribute 'kind' is {kind!r}, expected 'regions' or 'pixels'; image "
-                "stores are made by mcan.data.store_writer"
-            )
-        if version != FORMAT_VERSION:
-            raise DataError(
-                f"{path}: format version is {version}, this program reads {FORMAT_VERSION}; write "
-                "the store again"
-            )
-        ids = read_ids(file, "image_ids")
-        count = len(ids)
-        if count == 0:
-            raise DataError(f"{path}: the store holds no image")
-        provenance = _provenance(file)
-        if kind == "pixels":
-            pixels = require(file, "pixels", [np.uint8], (count, 3, None, None))
-            rows = _map(pixels, path)
-            return ImageStore(
-                path, "pixels", ids, np.arange(count + 1), rows, provenance=provenance
-            )
-        features = require(file, "features", [np.float16, np.float32], (None, None))
-        total = len(features)
-        offsets = read_array(file, "offsets", np.int64, (count + 1,))
-        check_offsets(str(path), "offsets", offsets, total, least=1)
-        return ImageStore(
-            path,
-            "regions",
-            ids,
-            offsets,
-            _map(features, path),
-            _map(require(file, "boxes", [np.float32], (total, 4)), path)
-            if "boxes" in file
-            else None,
-            read_array(file, "sizes", np.int32, (count, 2)) if "sizes" in file else None,
-            _grid_shapes(file, offsets),
-            provenance,
-        )
-
-
-def _provenance(file: h5py.File) -> dict[str, Any]:
-    try:
-        provenance = json.loads(file.attrs.get("provenance", "{}"))
-    except (TypeError, ValueError):
-        provenance = None
-    if not isinstance(provenance, dict):
-        raise DataError(f"{file.filename}: attribute 'provenance' is not a JSON object")
-    return provenance
-
-
-def _grid_shapes(file: h5py.File, offsets: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    if "grid_shapes" not in file:
-        return None
-    shapes = read_array(file, "grid_shapes", np.int32, (len(offsets) - 1, 2)).astype(np.int64)
-    wrong = np.flatnonzero((shapes < 1).any(1) | (shapes.prod(1) != np.diff(offsets)))
-    if len(wrong):
-        row, count = int(wrong[0]), int(np.diff(offsets)[wrong[0]])
+    arrays, attributes = map_arrays(path, "image store")
+    intact, provenance = False, {}
+    # Of a damaged file any of these may be missing, or of another type.
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        note = arrays["provenance"].tobytes()
+        if zlib.crc32(note) == attributes["provenance_crc32"]:
+            provenance = json.loads(note)
+            digest = attributes["digest"].decode()
+            rows = arrays["pixels" if "pixels" in arrays else "features"]
+            boxes = arrays.get("boxes")
+            # One image id per entry of each table, a row for each offset: the digest covers both.
+            tables = {table: np.array(arrays[table]) for table in TABLES if table in arrays}
+            known = attributes["format_version"] == FORMAT_VERSION
+            intact = known and content_digest(rows, boxes, tables) == digest
+    if not intact:
         raise DataError(
-            f"{file.filename}: entry {row} of dataset 'grid_shapes' is {shapes[row].tolist()}, "
-            f"which does not multiply to the image's {count} rows"
+            f"{path}: damaged, or not an image store of format {FORMAT_VERSION}; "
+            f"{_remake(path, provenance)}"
         )
-    return shapes
+    store = ImageStore(path, digest, provenance, rows, boxes=boxes, **tables)
+    sample = np.linspace(0, len(store) - 1, 16).astype(int)
+    store.verify(np.unique(sample).tolist())
+    return store
 
 
-def _map(dataset: h5py.Dataset, path: Path) -> NDArray[Any]:
-    """Map a contiguous dataset into memory, straight from the HDF5 file."""
-    offset = dataset.id.get_offset()
-    if not Path(dataset.file.filename).samefile(path):
-        raise DataError(f"{path}: dataset '{dataset.name[1:]}' is a link to another file")
-    if dataset.chunks is not None or dataset.external or offset is None:
-        raise DataError(
-            f"{path}: dataset '{dataset.name[1:]}' is not stored contiguously, so it cannot be "
-            f"memory-mapped; rewrite it without chunks and compression (h5repack -l CONTI IN OUT)"
+def image_checksum(rows: NDArray[Any], boxes: NDArray[np.float32] | None) -> int:
+    """CRC-32 of the rows of an image followed by its boxes."""
+    checksum = zlib.crc32(np.ascontiguousarray(rows).data)
+    return checksum if boxes is None else zlib.crc32(np.ascontiguousarray(boxes).data, checksum)
+
+
+def content_digest(
+    rows: NDArray[Any], boxes: NDArray[Any] | None, tables: Mapping[str, NDArray[Any]]
+) -> str:
+    """SHA-256 of shapes, dtypes and tables. These hold a checksum of each image, so it covers all
+    that training reads, at the cost of the tables alone."""
+    shapes = {"rows": rows, "boxes": boxes, **tables}
+    header = {k: [v.dtype.str, list(v.shape)] for k, v in shapes.items() if v is not None}
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tables):
+        digest.update(np.ascontiguousarray(tables[name]).data)
+    return digest.hexdigest()
+
+
+def _remake(path: Path, provenance: Mapping[str, Any]) -> str:
+    scripts = "the dataset's prepare.py, scripts/import_features.py or scripts/extract_features.py"
+    command = str(provenance.get("command", scripts))
+    for name, place in (("STORE", path), ("FOLDER", path.parent)):
+        command = command.replace(f"--output {name}", f"--output {shlex.quote(str(place))}")
+    return f"make it again with: {command}"
+
+
+def _names(ids: Sequence[Id]) -> str:
+    return ", ".join(map(repr, ids[:5])) + (", ..." if len(ids) > 5 else "")
+
+
+class StoreGroup:
+    """One or more stores of one kind that are read as one, searched in the order given.
+
+    Images are numbered through all stores; `lengths` has the number of rows of each. Raises
+    `DataError`, which names two files, if kind, row shape or dtype differ. Boxes and cells are
+    given only if every store has them.
+    """
+
+    def __init__(self, stores: Sequence[ImageStore]) -> None:
+        first = stores[0]
+        contents = [f"{s.kind} {tuple(s.rows.shape[1:])} {s.rows.dtype}" for s in stores]
+        for store, content in zip(stores, contents, strict=True):
+            if content != contents[0]:
+                raise DataError(
+                    f"{store.path} holds {content} while {first.path} holds {contents[0]}; stores "
+                    "used together must hold the same"
+                )
+        self.stores = tuple(stores)
+        self.kind = first.kind
+        self.row_shape = tuple(first.rows.shape[1:])
+        self.has_boxes = all(store.boxes is not None for store in stores)
+        self.has_cells = all(store.grid_shapes is not None for store in stores)
+        self.lengths = np.concatenate([np.diff(store.offsets) for store in stores])
+        self._firsts = np.cumsum([0, *map(len, stores)])
+
+    def locate(self, image_ids: Ids) -> Index:
+        """The number of each image, for `gather`; -1 if no store has it."""
+        ids = [image_id for store in self.stores for image_id in array_to_ids(store.image_ids)]
+        # Backwards, since of an image in several stores the first counts.
+        numbers = {ids[number]: number for number in reversed(range(len(ids)))}
+        found = (numbers.get(image_id, -1) for image_id in array_to_ids(image_ids))
+        return np.fromiter(found, np.int64, len(image_ids))
+
+    def missing(self, image_ids: Sequence[Id], questions: int) -> DataError:
+        """The error for `image_ids`, needed by `questions` questions, that no store has."""
+        files = ", ".join(str(store.path) for store in self.stores)
+        return DataError(
+            f"{len(image_ids)} images of {questions} questions are in none of the image stores "
+            f"({files}): {_names(image_ids)}; the stores hold ids such as "
+            f"{array_to_ids(self.stores[0].image_ids[:1])[0]!r}"
         )
-    if offset + dataset.size * dataset.dtype.itemsize > path.stat().st_size:
-        raise DataError(f"{path}: the file is truncated inside dataset '{dataset.name[1:]}'")
-    # As a plain array: slicing the np.memmap subclass costs several times as much.
-    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
+
+    def gather(self, images: Index, filler: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The rows (T, D), or pixels (B, 3, H, W), of the images with these numbers, in this order,
+        their boxes (T, 4), and their cells (T, 2) int64, row and column in the image's grid.
+
+        `filler` rows of zeros follow. Rows are on the device of a store that was loaded there, all
+        else is on the CPU; nothing waits for the device.
+        """
+        stores = np.searchsorted(self._firsts, images, "right") - 1
+        pairs = zip(stores.tolist(), (images - self._firsts[stores]).tolist(), strict=True)
+        # A slice per image runs at memory bandwidth; an index per row does not.
+        found = [self.stores[store].image(index) for store, index in pairs]
+        first = self.stores[0]
+        rows = _concatenate([image[0] for image in found], first.rows, filler)
+        boxes = cells = None
+        if self.has_boxes:
+            boxes = _concatenate([image[1] for image in found], first.boxes, filler)
+        if self.has_cells:
+            grids = [np.argwhere(np.ones(image[3])) for image in found]
+            cells = _concatenate(grids, np.zeros((0, 2), np.int64), filler)
+        return rows, boxes, cells
+
+
+def _concatenate(pieces: list[Any], table: Any, filler: int) -> Tensor:
+    """The pieces, then `filler` rows of zeros; all like the rows of `table`, array or tensor."""
+    if isinstance(table, Tensor):
+        return torch.cat([*pieces, table.new_zeros(filler, *table.shape[1:])])
+    zeros = np.zeros((filler, *table.shape[1:]), table.dtype)
+    return torch.from_numpy(np.concatenate([*pieces, zeros]))

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from store_toys import write_pixels
 from torch.utils.data import DataLoader
-from toys import (
-    VOCABULARY,
-    make_examples,
-    make_images,
-    targets,
-    write_folder,
-    write_store,
-)
+from toys import VOCABULARY, make_examples, make_images, targets, write_folder, write_store
 
 from mcan.batch import Batch
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared
 from mcan.data.sampler import BatchSampler
 from mcan.data.store import open_store
-from mcan.data.store_writer import PixelStoreWriter
 from mcan.errors import DataError
-from mcan.text.tokens import tokenise
-from mcan.text.vocabulary import Vocabulary
+from mcan.text.vocabulary import Vocabulary, tokenise
 
 IMAGES = make_images([0, 1, 2, 3], seed=1)
 GRID = make_images([3, 2, 1, 0], dim=7, seed=2)
@@ -43,6 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_store(folder / "low.h5", IMAGES[:2])
     write_store(folder / "high.h5", IMAGES[2:])
     write_store(folder / "grid.h5", GRID)
+    write_store(folder / "text.h5", make_images(["0", "1", "2", "3"]))
     return folder
 
 
@@ -58,30 +51,32 @@ def make_dataset(data: Path, max_tokens: int | None = None) -> VQADataset:
 
 def check(batch: Batch, rows: Sequence[int], max_tokens: int | None) -> None:
     examples = [EXAMPLES[row] for row in rows]
-    images = [IMAGES[int(example.image_id)] for example in examples]
-    cells = [GRID[3 - int(example.image_id)] for example in examples]
     words = [VOCABULARY.encode(tokenise(e.question))[:max_tokens] for e in examples]
     assert batch.size == len(rows)
     assert batch.index.tolist() == list(rows)
-    assert batch.index.dtype == batch.question.values.dtype == torch.int64
-    assert batch.question.values.tolist() == [word for entry in words for word in entry]
-    assert batch.question.layout.lengths.tolist() == [len(entry) for entry in words]
-    assert batch.question.layout.longest == max(map(len, words), default=0)
-    assert batch.question.layout.total == sum(map(len, words))
+    question = batch.question
+    assert batch.index.dtype == question.tokens.dtype == torch.int64
+    tokens = [word for entry in words for word in entry]
+    assert question.tokens.tolist() == tokens + [0] * question.rows.filler
+    assert question.rows.lengths.tolist() == [len(entry) for entry in words]
     dense = np.zeros((len(rows), 5), np.float32)
     for place, example in enumerate(examples):
         for answer, score in targets(example.answers):
             dense[place, answer] = score
     np.testing.assert_array_equal(batch.targets.dense(len(rows), 5), dense)
-    assert batch.image.regions is not None
-    assert batch.image.grid is not None
-    assert batch.image.grid_cells is not None
-    for packed, expected, width in ((batch.image.regions, images, 5), (batch.image.grid, cells, 7)):
-        assert packed.values.shape[1] == width
-        for found, image in zip(packed.split(), expected, strict=True):
-            np.testing.assert_array_equal(found, image.features)
-    assert len(batch.image.grid_cells) == batch.image.grid.layout.total
-    assert batch.image.pixels is None
+    image = batch.image
+    regions = [IMAGES[int(example.image_id)] for example in examples]
+    grid = [GRID[3 - int(example.image_id)] for example in examples]
+    for x, its_rows, expected, width in (
+        (image.regions, image.rows, regions, 5),
+        (image.grid, image.grid_rows, grid, 7),
+    ):
+        assert x.shape == (its_rows.total, width)
+        assert its_rows.lengths.tolist() == [len(each.rows) for each in expected]
+        found = np.concatenate([np.zeros((0, width)), *(each.rows for each in expected)])
+        np.testing.assert_array_equal(x[: its_rows.valid], found)
+    assert len(image.grid_cells) == image.grid_rows.total
+    assert image.pixels is None
 
 
 @pytest.mark.parametrize("max_tokens", [None, 1, 3])
@@ -97,103 +92,85 @@ def test_batches_equal_single_questions(data: Path, max_tokens: int | None) -> N
     check(dataset[[]], [], max_tokens)
 
 
-def test_empty_batch_can_be_padded(data: Path) -> None:
-    batch = make_dataset(data)[[]]
-    assert batch.image.regions is not None
-    assert batch.image.regions.padded().shape == (0, 0, 5)
-    assert batch.question.padded().shape == (0, 0)
-    assert batch.targets.dense(0, 5).shape == (0, 5)
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_worker_processes_yield_the_same(data: Path, method: str) -> None:
     dataset = make_dataset(data)
     sampler = BatchSampler(len(dataset), 4, seed=0, epoch=0)
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=sampler,
-        num_workers=1,
-        multiprocessing_context=method,
-    )
-    count = 0
-    for rows, batch in zip(sampler, loader, strict=True):
+    options = {"num_workers": 1, "multiprocessing_context": method}
+    loader = DataLoader(dataset, batch_size=None, sampler=sampler, **options)
+    pairs = list(zip(sampler, loader, strict=True))
+    assert len(pairs) == 4
+    for rows, batch in pairs:
         check(batch, rows, None)
-        count += 1
-    assert count == 4
 
 
-def test_accessors_by_row(data: Path) -> None:
+def test_questions_share_images_in_evaluation_order(data: Path) -> None:
     dataset = make_dataset(data)
-    rows = [14, 0, 12, 3, 3]
-    examples = [EXAMPLES[row] for row in rows]
-    assert dataset.question_ids(rows) == [e.question_id for e in examples]
-    assert dataset.image_ids(rows) == [e.image_id for e in examples]
-    assert dataset.questions(rows) == [e.question for e in examples]
-    assert dataset.human_answers(rows) == [list(e.answers) for e in examples]
-    assert all(type(value) is int for value in dataset.question_ids(rows))
-    assert dataset.question_ids([]) == []
-    for types, attribute in (
-        (dataset.answer_types, "answer_type"),
-        (dataset.question_types, "question_type"),
-    ):
-        found = [types.names[code] for code in types.codes]
-        assert found == [getattr(example, attribute) for example in EXAMPLES]
+    order = dataset.evaluation_order()
+    assert sorted(order.tolist()) == list(range(len(EXAMPLES)))
+    ids = [EXAMPLES[row].image_id for row in order]
+    assert sum(a != b for a, b in itertools.pairwise(ids)) == len(set(ids)) - 1
+    image = dataset.with_shared_images()[[0, 4, 1]].image
+    alone = dataset[[0, 1]].image
+    assert EXAMPLES[0].image_id == EXAMPLES[4].image_id
+    assert image.rows.lengths[image.of_question].tolist() == [
+        len(IMAGES[int(EXAMPLES[row].image_id)].rows) for row in (0, 4, 1)
+    ]
+    assert len(image.rows.lengths) == len(alone.rows.lengths) == 2
+
+
+def test_what_evaluation_asks_for(data: Path) -> None:
+    dataset = make_dataset(data)
+    assert dataset.question_ids() == [e.question_id for e in EXAMPLES]
+    assert all(type(value) is int for value in dataset.question_ids())
+    assert dataset.human_answers() == [list(e.answers) for e in EXAMPLES]
 
 
 def test_types_of_several_splits_are_renumbered(tmp_path: Path) -> None:
     examples = make_examples(5, [0])
-    write_folder(tmp_path / "p", {"a": examples[:3], "b": examples[:1:-1], "c": examples[4:]})
+    splits = {"a": examples[:3], "b": examples[:1:-1], "c": examples[4:]}
+    write_folder(tmp_path / "p", splits)
     write_store(tmp_path / "i.h5", IMAGES)
     prepared = Prepared.open(tmp_path / "p")
-    dataset = VQADataset([prepared.split(n) for n in "abc"], [open_store(tmp_path / "i.h5")])
-    types = dataset.question_types
-    expected = [e.question_type for e in [*examples[:3], *examples[:1:-1], *examples[4:]]]
-    assert [types.names[code] for code in types.codes] == expected
-    assert len(set(types.names)) == len(types.names)
+    dataset = VQADataset([prepared.split(n) for n in splits], [open_store(tmp_path / "i.h5")])
+    for kind in ("answer_type", "question_type"):
+        types = getattr(dataset, f"{kind}s")
+        expected = [getattr(e, kind) for split in splits.values() for e in split]
+        assert [types.names[code] for code in types.codes] == expected
+        assert len(set(types.names)) == len(types.names)
 
 
 def test_pixels(data: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 2), np.uint8)
-    with PixelStoreWriter(tmp_path / "p.h5", (3, 2, 2)) as writer:
-        for number in range(4):
-            writer.add(number, pixels[number])
+    write_pixels(tmp_path / "p.h5", dict(enumerate(pixels)))
     split = Prepared.open(data / "prepared").split("train")
     dataset = VQADataset([split], [open_store(tmp_path / "p.h5")])
     image = dataset[[5, 0, 5]].image
     assert image.regions is None
+    assert image.rows.lengths.tolist() == [1, 1, 1]
     expected = pixels[[int(EXAMPLES[row].image_id) for row in (5, 0, 5)]]
     np.testing.assert_array_equal(image.pixels, expected)
     with pytest.raises(DataError, match=r"p\.h5 holds pixels, expected grid features"):
         VQADataset([split], [open_store(data / "low.h5")], [open_store(tmp_path / "p.h5")])
 
 
-def test_missing_images_are_counted_and_named(data: Path) -> None:
-    split = Prepared.open(data / "prepared").split("train")
-    low = open_store(data / "low.h5")
-    missing = sorted({e.image_id for e in EXAMPLES[:12]} - {0, 1})
+@pytest.mark.parametrize(
+    ("images", "grid", "example"),
+    [("low.h5", None, "0"), ("grid.h5", "low.h5", "0"), ("text.h5", None, "'0'")],
+)
+def test_missing_images_are_counted_and_named(
+    data: Path, images: str, grid: str | None, example: str
+) -> None:
+    missing = {e.image_id for e in EXAMPLES[:12]} - ({0, 1} if "text" not in images else set())
     questions = sum(e.image_id in missing for e in EXAMPLES[:12])
+    stores = [[open_store(data / name)] if name else [] for name in (images, grid)]
     with pytest.raises(DataError) as error:
-        VQADataset([split], [low])
+        VQADataset([Prepared.open(data / "prepared").split("train")], *stores)
     message = str(error.value)
     assert message.startswith(f"{len(missing)} images of {questions} questions are in none of")
-    assert str(data / "low.h5") in message
+    assert str(data / (grid or images)) in message
     assert all(repr(image_id) in message for image_id in missing)
-    assert "ids such as 0" in message
-    with pytest.raises(DataError, match=r"in none of the image stores"):
-        VQADataset([split], [low, open_store(data / "high.h5")], [low_grid(data)])
-
-
-def low_grid(data: Path) -> Any:
-    path = data / "low_grid.h5"
-    return open_store(path if path.exists() else write_store(path, GRID[2:]))
-
-
-def test_ids_of_another_type_are_missing(data: Path, tmp_path: Path) -> None:
-    images = make_images(["0", "1", "2", "3"])
-    store = open_store(write_store(tmp_path / "text.h5", images))
-    with pytest.raises(DataError, match=r"in none .* ids such as '0'"):
-        VQADataset([Prepared.open(data / "prepared").split("train")], [store])
+    assert f"ids such as {example}" in message
 
 
 def test_splits_of_different_vocabularies(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from toys import make_examples, make_images, write_folder, write_store
 
+from mcan.build import preflight
 from mcan.data.dataset import VQADataset
-from mcan.data.preflight import preflight
 from mcan.data.prepared import Prepared
-from mcan.data.prepared_writer import Example
 from mcan.data.store import open_store
 from mcan.errors import DataError
+from mcan.preparation.questions import Example
 
 
 def open_dataset(folder: Path, splits: dict[str, list[Example]]) -> VQADataset:
@@ -31,24 +31,21 @@ def answered(count: int, total: int, first: int = 0) -> list[Example]:
 
 
 def test_counts(tmp_path: Path) -> None:
-    report = preflight(
+    counts, warnings = preflight(
         open_dataset(tmp_path, {"a": answered(7, 8), "b": make_examples(2, [1], first=10)})
     )
-    assert (report.questions, report.images) == (10, 2)
-    assert report.without_target == 1
-    assert report.words == 8 * 3 + 5 + 3
-    assert report.unknown_words == 8
-    assert report.unknown_word_share == pytest.approx(8 / 32)
-    assert report.warnings == ()
+    # One unknown word in each of eight questions, and 8 * 3 + 5 + 3 words.
+    assert counts == "10 questions on 2 images, 25.0% unknown words"
+    assert warnings == []
 
 
 @pytest.mark.parametrize(("with_target", "warns"), [(8, False), (7, True), (1, True)])
 def test_warns_above_a_fifth(tmp_path: Path, with_target: int, warns: bool) -> None:
-    report = preflight(open_dataset(tmp_path, {"a": answered(with_target, 10)}))
-    assert bool(report.warnings) == warns
+    _, warnings = preflight(open_dataset(tmp_path, {"a": answered(with_target, 10)}))
+    assert bool(warnings) == warns
     if warns:
         share = f"{10 - with_target} of 10 questions ({(10 - with_target) * 10}%)"
-        assert share in report.warnings[0]
+        assert share in warnings[0]
 
 
 def test_no_target_at_all_is_an_error(tmp_path: Path) -> None:
@@ -58,5 +55,5 @@ def test_no_target_at_all_is_an_error(tmp_path: Path) -> None:
 
 def test_ids_are_unique_over_splits(tmp_path: Path) -> None:
     splits = {"a": answered(3, 3), "b": answered(3, 3, first=2)}
-    with pytest.raises(DataError, match=r"a\.h5, .*b\.h5: question id 2 occurs 2 times"):
+    with pytest.raises(DataError, match=r"a\.h5, .*b\.h5: question id 2 occurs more than once"):
         preflight(open_dataset(tmp_path, splits))

@@ -1,0 +1,156 @@
+"""Arrays as files hold them: lists of different lengths, text, ids, and memory-mapped HDF5.
+
+Nothing has a variable length inside HDF5: damaged bytes cannot send the library into its heaps.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mcan.errors import DataError
+
+Index = NDArray[np.int64]
+Id = int | str
+Ids = NDArray[Any]
+"""(N,) int64, or (N,) fixed-length bytes (numpy `S`) of UTF-8 text."""
+_FIXED = "iufS"
+"""Kinds of dtypes with a fixed size: integers, floating point, bytes."""
+
+
+def ranges(firsts: Index, lengths: Index) -> Index:
+    """first, first + 1, ..., first + length - 1 of every pair, one after the other."""
+    shift = firsts - (np.cumsum(lengths) - lengths)
+    rows: Index = np.arange(int(lengths.sum())) + np.repeat(shift, lengths)
+    return rows
+
+
+@dataclass(frozen=True)
+class RaggedArray:
+    """N lists: list i is `values[offsets[i]:offsets[i + 1]]`; `offsets` (N + 1,) int64."""
+
+    values: NDArray[Any]
+    offsets: Index
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[RaggedArray]) -> RaggedArray:
+        """The lists of all `parts`; a single part is not copied."""
+        if len(parts) == 1:
+            return parts[0]
+        values = np.concatenate([part.values for part in parts])
+        lengths = [np.diff(part.offsets) for part in parts]
+        return cls(values, np.cumsum(np.concatenate([[0], *lengths])))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.__getitem__, range(len(self)))
+
+    def take(self, lists: Index, max_length: int | None = None) -> tuple[NDArray[Any], Index]:
+        """The values of some lists, cut to `max_length`, one after the other; their lengths."""
+        firsts = self.offsets[lists]
+        lengths = self.offsets[lists + 1] - firsts
+        if max_length is not None:
+            lengths = np.minimum(lengths, max_length)
+        return self.values[ranges(firsts, lengths)], lengths
+
+
+class RaggedBuilder:
+    """Collects lists in about the memory of the arrays; `typecode` as in `array.array`."""
+
+    def __init__(self, typecode: str) -> None:
+        self._values = array(typecode)
+        self._offsets = array("q", [0])
+
+    def append(self, values: Iterable[Any]) -> None:
+        self._values.extend(values)
+        self._offsets.append(len(self._values))
+
+    def build(self) -> RaggedArray:
+        return RaggedArray(np.asarray(self._values), np.asarray(self._offsets))
+
+    def build_text(self) -> Text:
+        """For lists of UTF-8 bytes."""
+        return Text(np.asarray(self._values), np.asarray(self._offsets))
+
+
+class Text(RaggedArray):
+    """N strings: a `RaggedArray` of uint8 (UTF-8) that decodes a string when it is read."""
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> Text:
+        """Raises `UnicodeEncodeError` for a string that is not valid Unicode."""
+        builder = RaggedBuilder("B")
+        for string in strings:
+            builder.append(string.encode())
+        return builder.build_text()
+
+    def __getitem__(self, index: int) -> str:
+        return str(super().__getitem__(index).tobytes().decode())
+
+
+def ids_to_array(ids: Sequence[Id]) -> Ids:
+    """Ids that `check_id` of `mcan.data.records` accepted, as an array."""
+    if ids and isinstance(ids[0], str):
+        return np.array([str(value).encode() for value in ids])
+    return np.array(ids, dtype=np.int64)
+
+
+def array_to_ids(array: Ids) -> list[Id]:
+    """The ids of an array: all int, or all str."""
+    values = array.tolist()
+    return [value.decode() for value in values] if array.dtype.kind == "S" else values
+
+
+def first_duplicate(ids: Ids) -> Id | None:
+    """An id that occurs more than once, or None."""
+    ordered = np.sort(ids)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    return array_to_ids(repeated[:1])[0] if len(repeated) else None
+
+
+def map_arrays(path: Path, what: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The contiguous datasets of an HDF5 file, memory-mapped read-only, and its attributes.
+
+    Attributes are Python values, text is `bytes`. Anything of variable length, as in files of
+    format version 1, is left out. `what` names the kind of file in messages. Raises `DataError` if
+    the file is missing, truncated or damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such {what}")
+    try:
+        # Without locks: the files never change once renamed, and some network drives have none.
+        with h5py.File(path, "r", locking=False) as file:
+            attributes = {
+                name: np.asarray(file.attrs[name]).tolist()
+                for name in file.attrs
+                if h5py.h5a.open(file.id, name.encode()).dtype.kind in _FIXED
+            }
+            content = np.memmap(path, np.uint8, "r")
+            arrays = {}
+            for name, dataset in file.items():
+                if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in _FIXED:
+                    continue
+                if 0 in dataset.shape:
+                    arrays[name] = np.zeros(dataset.shape, dataset.dtype)
+                elif (offset := dataset.id.get_offset()) is not None:
+                    # Raises `TypeError` beyond the end of the file.
+                    arrays[name] = np.ndarray(dataset.shape, dataset.dtype, content.data, offset)
+            return arrays, attributes
+    # What h5py and numpy raise for damaged files, as flipping bytes shows.
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{path}: this {what} is truncated, damaged or not HDF5 ({reason})"
+        ) from error

@@ -1,0 +1,107 @@
+"""From a folder of images to a store: decoded by worker processes, batched by shape.
+
+B images of a batch, H, W their height and width, n rows of an image, D width of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchvision
+
+from mcan.data.arrays import Id
+from mcan.errors import DataError
+from mcan.preparation.extractors import GridExtractor, RegionExtractor
+from mcan.preparation.images import Resize, read_image
+from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, ImageRows, fill_store
+
+_PART = 32
+"""Images that a worker decodes at a time, and that are done again at most after a kill."""
+
+
+def extract_features(
+    extractor: GridExtractor | RegionExtractor,
+    images: Mapping[Id, Path],
+    options: FillOptions,
+    *,
+    device: torch.device,
+    precision: Literal["float32", "bf16"] = "float32",
+    batch_size: int = 8,
+    resize: Resize | None = None,
+) -> None:
+    """Write the features of all `images`, in their order, as a store; see `fill_store`.
+
+    Images are resized while decoding if `resize` is given. Images of one shape are processed
+    together, so none is padded.
+    """
+    extractor = extractor.to(device).eval()
+    items = list(images.items())
+    parts = {str(i // _PART): items[i : i + _PART] for i in range(0, len(items), _PART)}
+    how = {**extractor.settings, "resize": resize and resize._asdict(), "precision": precision}
+    digest = hashlib.sha256(repr(list(images)).encode()).hexdigest()
+    fill_store(
+        options,
+        list(parts),
+        partial(_decode, parts, resize),
+        partial(_extract, extractor, device, precision, batch_size),
+        settings={"extractor": how, "images": digest},
+        provenance={"torchvision": torchvision.__version__, "extractor": how},
+    )
+
+
+def _decode(
+    parts: Mapping[str, Sequence[tuple[Id, Path]]], resize: Resize | None, part: str
+) -> list[Found]:
+    decoded: list[Found] = []
+    for image_id, path in parts[part]:
+        try:
+            decoded.append(read_image(path, image_id, resize))
+        except ValueError as error:
+            decoded.append(BrokenImage(str(image_id), f"{path}: {error}"))
+    return decoded
+
+
+def _extract(
+    extractor: GridExtractor | RegionExtractor,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    decoded: Sequence[Found],
+) -> list[Found]:
+    """The features of each image, in the order given."""
+    found = list(decoded)
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for number, image in enumerate(decoded):
+        if isinstance(image, ImageRows):
+            shapes.setdefault(np.shape(image.rows), []).append(number)
+    for same in shapes.values():
+        for first in range(0, len(same), batch_size):
+            numbers = same[first : first + batch_size]
+            images: list[Any] = [decoded[number] for number in numbers]
+            pixels = torch.from_numpy(np.stack([image.rows for image in images]))
+            bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+            try:
+                with torch.inference_mode(), bf16:
+                    results = extractor(pixels.to(device))
+            except torch.OutOfMemoryError as error:
+                raise DataError(
+                    f"{len(pixels)} images of {pixels.shape[3]} x {pixels.shape[2]} pixels do not "
+                    f"fit into the memory of {device}; continue with --resume and a smaller "
+                    "--batch-size"
+                ) from error
+            for number, image, result in zip(numbers, images, results, strict=True):
+                features = result.features.float().cpu().numpy()
+                boxes = None if result.boxes is None else result.boxes.float().cpu().numpy()
+                found[number] = image._replace(
+                    rows=features, boxes=boxes, grid_shape=result.grid_shape
+                )
+                if not len(features):
+                    reason = "the detector proposes no region"
+                    found[number] = BrokenImage(str(image.image_id), reason)
+    return found

@@ -1,0 +1,261 @@
+"""The command of a dataset folder: arguments, reading, vocabularies, writing, table of counts.
+
+The `prepare.py` of a dataset in the layout of VQA is a `DatasetRecipe`. One with more steps calls
+the methods of its recipe itself; one that reads in its own way calls `write_dataset`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcan.console import align, natural, positive
+from mcan.errors import DataError
+from mcan.files import file_on_disk, sha256_of
+from mcan.preparation.prepared_writer import write_prepared
+from mcan.preparation.questions import Example, RawSplit, read_vqa
+from mcan.text.answers import normalise_answer
+from mcan.text.vocabulary import Vocabulary, build_tokens
+
+TRAIN, VAL = "train", "val"
+
+
+@dataclass(frozen=True)
+class DatasetRecipe:
+    """How a dataset differs from others; the last four are defaults of its command line.
+
+    - `folder`: the dataset's folder, which has its name;
+    - `splits`: the files of each, as named in `raw/`, questions before annotations. A file in an
+      archive is `archive.zip/name.json`; it is also found as `name.json` and `name.json.gz`;
+    - `read`: the examples of these files;
+    - `count_answers`: the vocabulary counts the `chosen` answer of each question, or `every` one;
+    - `carve_validation`: share of the training images held out if there is no validation split.
+    """
+
+    folder: Path
+    splits: Mapping[str, tuple[str, ...]]
+    read: Callable[..., Iterable[Example]] = read_vqa
+    min_answer_count: int | None = 9
+    top_answers: int | None = None
+    count_answers: str = "chosen"
+    carve_validation: float = 0.0
+
+    def prepare(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the whole command."""
+        options = self.parser().parse_args(arguments)
+        splits, sources = self.read_splits(options)
+        answers = answer_vocabulary(splits, options)
+        return self.write(arguments, options, splits, sources, answers)
+
+    def parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(
+            description=f"Prepare {self.folder.name}: JSON -> prepared/.",
+            parents=[output_parser(self.folder)],
+        )
+        parser.add_argument(
+            "--raw", type=Path, default=self.folder / "raw", help="folder of the official files"
+        )
+        given = parser.add_mutually_exclusive_group()
+        given.add_argument(
+            "--splits", nargs="+", choices=[*self.splits], help="official ones (all)"
+        )
+        given.add_argument(
+            "--files",
+            nargs="+",
+            action="append",
+            metavar=("SPLIT", "FILE"),
+            help="a split from your own files, questions before annotations; once per split",
+        )
+        words = parser.add_argument_group("vocabulary")
+        splits: dict[str, Any] = {"nargs": "+", "default": [TRAIN], "metavar": "SPLIT"}
+        words.add_argument("--token-splits", **splits, help="splits with the words (train)")
+        words.add_argument("--answer-splits", **splits, help="... and the answers (train)")
+        words.add_argument(
+            "--min-answer-count",
+            type=positive,
+            default=self.min_answer_count,
+            metavar="N",
+            help="answers given N times (%(default)s)",
+        )
+        words.add_argument(
+            "--top-answers",
+            type=positive,
+            default=self.top_answers,
+            metavar="N",
+            help="keep the N most frequent (%(default)s)",
+        )
+        words.add_argument(
+            "--count-answers",
+            choices=("chosen", "every"),
+            default=self.count_answers,
+            help="count one answer per question or the answers of all people (%(default)s)",
+        )
+        parser.add_argument(
+            "--carve-validation",
+            type=float,
+            default=self.carve_validation,
+            metavar="SHARE",
+            help="share of the training images to hold out if there is no split val (%(default)s)",
+        )
+        parser.add_argument("--seed", type=natural, default=0, help="draws them (%(default)s)")
+        return parser
+
+    def read_splits(self, options: argparse.Namespace) -> tuple[dict[str, RawSplit], list[Path]]:
+        """The splits asked for, or a validation split carved from train, and the files read."""
+        share, paths = options.carve_validation, self._paths(options)
+        if not 0 <= share < 1:
+            raise DataError(f"--carve-validation is {share}, expected at least 0 and below 1")
+        splits: dict[str, RawSplit] = {}
+        earlier = None
+        for name, files in paths.items():
+            # Splits are trained on together and share image stores, so their ids are of one type.
+            splits[name] = earlier = RawSplit.collect(self.read(*files), files[0], earlier)
+        if share and VAL not in splits and TRAIN in splits:
+            images, files = splits[TRAIN].images.names, paths[TRAIN]
+            count = min(max(1, round(share * len(images))), len(images) - 1)
+            drawn = np.random.default_rng(options.seed).permutation(len(images))[:count]
+            held_out = {images[index] for index in drawn.tolist()}
+            for name, inside in ((TRAIN, False), (VAL, True)):
+                examples = (e for e in self.read(*files) if (e.image_id in held_out) == inside)
+                splits[name] = RawSplit.collect(examples, files[0])
+        return splits, [path for files in paths.values() for path in files]
+
+    def _paths(self, options: argparse.Namespace) -> dict[str, list[Path]]:
+        if not options.files:
+            names = options.splits or self.splits
+            return {
+                name: [_find(options.raw, file) for file in self.splits[name]] for name in names
+            }
+        paths = {name: [Path(file) for file in files] for name, *files in options.files}
+        if len(paths) < len(options.files):
+            raise DataError("--files: a split is given twice")
+        most = max(len(files) for files in self.splits.values())
+        for name, files in paths.items():
+            if not 1 <= len(files) <= most:
+                raise DataError(f"--files {name}: expected 1 to {most} files, found {len(files)}")
+        return paths
+
+    def write(
+        self,
+        arguments: Sequence[str] | None,
+        options: argparse.Namespace,
+        splits: Mapping[str, RawSplit],
+        sources: Iterable[Path],
+        answers: tuple[str, ...],
+    ) -> int:
+        """`write_dataset` with the words of `--token-splits`."""
+        named = _select(splits, options.token_splits)
+        tokens = build_tokens(question for split in named for question in split.questions)
+        return write_dataset(
+            self.folder,
+            arguments,
+            splits,
+            Vocabulary(tokens, answers),
+            metric="vqa",
+            # With its folder, as files of one name may be in several.
+            sources={
+                "/".join(path.parts[-2:]): sha256_of(path) for path in map(file_on_disk, sources)
+            },
+        )
+
+
+def output_parser(folder: Path) -> argparse.ArgumentParser:
+    """`--output` and `--force`, which every `prepare.py` takes, for `parents`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--output", type=Path, default=folder / "prepared", help="folder to write (%(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    return parser
+
+
+def _find(raw: Path, name: str) -> Path:
+    plain = raw / Path(name).name
+    for path in (plain, plain.with_name(f"{plain.name}.gz"), raw / name):
+        if file_on_disk(path).is_file():
+            return path
+    raise DataError(
+        f"{raw}: neither {plain.name} nor {name} is there; the README of the dataset folder says "
+        "where to get it, and --splits leaves a split out"
+    )
+
+
+def _select(splits: Mapping[str, RawSplit], names: Sequence[str]) -> list[RawSplit]:
+    for name in names:
+        if name not in splits:
+            raise DataError(
+                f"the vocabulary needs split '{name}', but there is {', '.join(splits)}; choose "
+                "with --token-splits and --answer-splits"
+            )
+    return [splits[name] for name in names]
+
+
+def answer_vocabulary(
+    splits: Mapping[str, RawSplit], options: argparse.Namespace
+) -> tuple[str, ...]:
+    """The frequent normalised answers of the splits asked for, in order of first appearance.
+
+    Raises `DataError` for a split that does not exist, and if no answer is left.
+    """
+    counts: Counter[str] = Counter()
+    for split in _select(splits, options.answer_splits):
+        if options.count_answers == "every":
+            occurrences = np.bincount(split.answers.codes.values).tolist()
+            given = dict(zip(split.answers.strings, occurrences, strict=True))
+        else:
+            given = split.majority_answers
+        for answer, count in given.items():
+            counts[normalise_answer(answer)] += count
+    fewest = options.min_answer_count or 1
+    best = dict(counts.most_common(options.top_answers))
+    answers = tuple(answer for answer in counts if best.get(answer, 0) >= fewest)
+    if not answers:
+        raise DataError(
+            f"no answer occurs {fewest} times in {', '.join(options.answer_splits)}; choose with "
+            "--answer-splits and --min-answer-count"
+        )
+    return answers
+
+
+def write_dataset(
+    folder: Path,
+    arguments: Sequence[str] | None,
+    splits: Mapping[str, RawSplit | Iterable[Example]],
+    vocabulary: Vocabulary,
+    **more: Any,
+) -> int:
+    """Write a prepared folder by `write_prepared`, which takes `more`, and print its counts.
+
+    `arguments` are those of the command of the dataset's `folder`. All but `--output` and `--force`
+    are recorded, so that equal data stays equal.
+    """
+    options, kept = output_parser(folder).parse_known_args(arguments)
+    counts = write_prepared(
+        options.output,
+        splits,
+        vocabulary,
+        dataset=folder.name,
+        command=shlex.join(["python", f"data/{folder.name}/prepare.py", *kept]),
+        force=options.force,
+        **more,
+    )
+    print(
+        f"{options.output}: {len(vocabulary.tokens):,} tokens, {len(vocabulary.answers):,} answers"
+    )
+    rows = [["split", "questions", "images", "words", "unknown", "with target", "bound"]]
+    for name, count in counts.items():
+        numbers = [f"{count[key]:,}" for key in ("questions", "images", "words", "unknown_words")]
+        covered, bound = "-", "-"
+        if count["bound"] is not None:
+            covered = f"{100 - 100 * count['without_target'] / count['questions']:.2f} %"
+            bound = f"{100 * count['bound']:.2f} %"
+        rows.append([name, *numbers, covered, bound])
+    print(align(rows))
+    return 0

@@ -1,0 +1,554 @@
+"""Writing image stores: rows go straight into the final file, and a killed write can continue.
+
+HDF5 cannot append to a contiguous dataset, so rows are appended to a plain file behind a gap. At
+the end an empty HDF5 file is put into the gap, and HDF5 adds the rows that are there to it as a
+dataset, and the small tables behind them. No row is copied. `fill_store` writes a store part by
+part and names each broken image. n rows of an image, D width of a feature row. File format:
+data/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import shlex
+import shutil
+import textwrap
+import time
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import DataLoader
+
+import mcan
+from mcan.console import progress
+from mcan.data.arrays import Id, array_to_ids, ids_to_array
+from mcan.data.records import check_id
+from mcan.data.store import FORMAT_VERSION, StoreGroup, content_digest, image_checksum, open_store
+from mcan.errors import DataError
+from mcan.files import lock_file, save_text, saving, sync
+
+FeatureDtype = Literal["float16", "float32"]
+Pair = tuple[int, int]
+_SAVE_SECONDS = 30.0
+"""A kill costs at most about this much work."""
+_BOX_TOLERANCE = 1e-3
+_LIBVER = ("v108", "v110")
+
+
+class ImageRows(NamedTuple):
+    """One image: `rows` (n, D) features or (3, H, W) uint8 pixels, `boxes` (n, 4), normalised
+    x1 y1 x2 y2, `size` (width, height) in pixels and `grid_shape` (rows, columns)."""
+
+    image_id: Id
+    rows: ArrayLike
+    boxes: ArrayLike | None = None
+    size: Pair | None = None
+    grid_shape: Pair | None = None
+
+
+class StoredImage(NamedTuple):
+    """An image whose rows are in the file that is being written."""
+
+    image_id: Id
+    rows: int
+    checksum: int
+    size: Pair | None
+    grid_shape: Pair | None
+
+
+class ImageError(DataError):
+    """An image that cannot be stored, for the `reason`; the writer is as before."""
+
+    def __init__(self, path: Path, image_id: object, reason: str) -> None:
+        super().__init__(f"{path}: image {image_id!r}: {reason}")
+        self.reason = reason
+
+
+class StoreWriter:
+    """Writes a store; `with StoreWriter(path) as writer: writer.add(ImageRows(...))`.
+
+    The first image says what each image has: the shape of its rows, boxes, a size, a grid shape.
+    Features are stored as `dtype`, pixels as uint8. Nothing appears at `path` until the block ends
+    without an exception, and an exception leaves nothing behind. With `settings` (JSON), the rows
+    and `state.json` survive in `PATH.partial/`, as they were at the last `save()` that was due, and
+    a later writer with `resume` and equal settings continues there. `parts` (JSON, for the caller)
+    survives too. `provenance` (JSON) may be changed until the block ends. Memory does not grow with
+    the rows.
+
+    Raises `DataError` if `path` exists or cannot be written, or if `PATH.partial/` has a state but
+    `resume` was not asked for, its settings differ, or another process is writing there.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        dtype: FeatureDtype = "float16",
+        *,
+        provenance: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.provenance = dict(provenance or {})
+        self.parts: dict[str, Any] = {}
+        self._dtype: FeatureDtype = dtype
+        self._resumable = settings is not None
+        self._resume = resume
+        self._first_byte = _first_byte()
+        self._settings = {**(settings or {}), "dtype": dtype, "first_byte": self._first_byte}
+        self._folder = self.path.with_name(f"{self.path.name}.partial")
+        self._state = self._folder / "state.json"
+        self._lock: FileLock | None = None
+        self._files: dict[str, BinaryIO] = {}
+        self._images: dict[Id, StoredImage] = {}
+        self._traits: dict[str, Any] | None = None
+        self._last_save = time.monotonic()
+
+    def __enter__(self) -> StoreWriter:
+        if self.path.exists():
+            raise DataError(f"{self.path}: already exists; delete it or choose another name")
+        with saving(self.path):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(self._folder / "lock")
+            if self._lock is None:
+                raise DataError(f"{self._folder}: another process is writing there")
+            try:
+                self._open()
+            except BaseException:
+                self._close()
+                raise
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        keep = self._resumable
+        try:
+            with saving(self.path):
+                if self._resumable and self._images:
+                    self.save(now=True)
+                if exception_type is None:
+                    self._publish()
+                    keep = False
+        finally:
+            self._close()
+            if not keep:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def image_ids(self) -> Collection[Id]:
+        """Of all images added so far, by an earlier writer too."""
+        return self._images.keys()
+
+    def add(self, image: ImageRows) -> None:
+        """Add an image. Raises `ImageError`."""
+        try:
+            number = check_id(image.image_id, "image id", next(iter(self._images), None))
+            if number in self._images:
+                raise ValueError(f"image id {number!r} was added before")
+            rows, boxes, traits = _prepare(image, self._dtype)
+            for name, value in traits.items():
+                if self._traits and value != self._traits[name]:
+                    expected = self._traits[name]
+                    raise ValueError(f"{name}: {value}, but {expected} for earlier images")
+        except ValueError as error:
+            raise ImageError(self.path, image.image_id, str(error)) from None
+        self._traits = traits
+        with saving(self.path):
+            self._files["rows"].write(rows.data)
+            if boxes is not None:
+                self._files["boxes"].write(boxes.data)
+        checksum = image_checksum(rows, boxes)
+        self._images[number] = StoredImage(
+            number, len(rows), checksum, image.size, image.grid_shape
+        )
+
+    def save(self, now: bool = False) -> None:
+        """Save what was added so far, so that a kill does not lose it; if `now` or if it is due."""
+        if not now and time.monotonic() - self._last_save < _SAVE_SECONDS:
+            return
+        with saving(self.path):
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        state = {
+            "settings": self._settings,
+            "traits": self._traits,
+            "parts": self.parts,
+            "images": list(self._images.values()),
+        }
+        save_text(self._state, json.dumps(state))
+        self._last_save = time.monotonic()
+
+    def _open(self) -> None:
+        """Open the files, cut to what the state promises."""
+        try:
+            if self._state.exists():
+                self._restore(json.loads(self._state.read_bytes()))
+            for name, length in self._lengths().items():
+                self._files[name] = (self._folder / name).open("ab")
+                if self._images and self._files[name].tell() < length:
+                    raise ValueError("the state is ahead of the rows")
+                self._files[name].truncate(length)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise DataError(f"{self._folder}: is damaged; delete it and start again") from None
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if not self._resume:
+            raise DataError(
+                f"{self._folder}: contains an interrupted run; continue it with --resume, or "
+                "delete the folder"
+            )
+        for key, value in json.loads(json.dumps(self._settings)).items():
+            if (earlier := state["settings"].get(key)) != value:
+                raise DataError(
+                    f"{self._folder}: was begun with {key} = {json.dumps(earlier)}, now it is "
+                    f"{json.dumps(value)}; continue with the same, or delete the folder"
+                )
+        self._traits, self.parts = dict(state["traits"]), dict(state["parts"])
+        self._images = {image[0]: StoredImage(*image) for image in state["images"]}
+
+    def _lengths(self) -> dict[str, int]:
+        """The bytes of both files that belong to images: an interruption may leave more."""
+        if self._traits is None:
+            return {"rows": self._first_byte, "boxes": 0}
+        count = sum(image.rows for image in self._images.values())
+        row = np.dtype(self._traits["dtype"]).itemsize * math.prod(self._traits["row shape"])
+        boxes = 16 * count if self._traits["boxes"] == "given" else 0
+        return {"rows": self._first_byte + count * row, "boxes": boxes}
+
+    def _publish(self) -> None:
+        """Turn the file of rows into the store and give it its name."""
+        images = list(self._images.values())
+        if not images or self._traits is None:
+            raise DataError(f"{self.path}: no image was added, so no store was written")
+        tables: dict[str, NDArray[Any]] = {
+            "image_ids": ids_to_array([image.image_id for image in images]),
+            "offsets": np.cumsum([0, *(image.rows for image in images)], dtype=np.int64),
+            "checksums": np.array([image.checksum for image in images], np.uint32),
+        }
+        if self._traits["size"] == "given":
+            tables["sizes"] = np.array([image.size for image in images], np.int32)
+        if self._traits["grid_shape"] == "given":
+            tables["grid_shapes"] = np.array([image.grid_shape for image in images], np.int32)
+        for file in self._files.values():
+            file.close()
+        boxes, shape = None, (int(tables["offsets"][-1]), *self._traits["row shape"])
+        if self._traits["boxes"] == "given":
+            boxes = np.memmap(self._folder / "boxes", np.float32, "r", shape=(shape[0], 4))
+        # Only the shape and the type of these matter.
+        rows = np.broadcast_to(np.zeros((), self._traits["dtype"]), shape)
+        with (self._folder / "rows").open("r+b", buffering=0) as raw:
+            # A kill at this point may have left tables behind the rows.
+            raw.truncate(self._first_byte + rows.nbytes)
+            first = _write_around_rows(raw, self._first_byte, rows, tables, boxes, self.provenance)
+            assert first == self._first_byte
+            os.fsync(raw.fileno())
+        if self.path.exists():
+            raise DataError(f"{self.path}: exists by now; it was left alone")
+        (self._folder / "rows").rename(self.path)
+        sync(self.path.parent)
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            with suppress(OSError):  # A full disk was reported before.
+                file.close()
+        if self._lock:
+            self._lock.release()
+
+
+def _write_around_rows(
+    file: BinaryIO,
+    gap: int,
+    rows: NDArray[Any],
+    tables: Mapping[str, NDArray[Any]],
+    boxes: NDArray[Any] | None,
+    provenance: Mapping[str, Any],
+) -> int:
+    """Write all of a store but its rows; returns the byte at which HDF5 expects these."""
+    empty = io.BytesIO()
+    with h5py.File(empty, "w", libver=_LIBVER):
+        pass
+    file.seek(0)
+    file.write(empty.getvalue().ljust(gap, b"\0"))
+    note = json.dumps(provenance).encode()
+    small = {**tables, "provenance": np.frombuffer(note, np.uint8)}
+    if boxes is not None:
+        small["boxes"] = boxes
+    options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    options.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    options.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    # Whole pages: rows start at a page boundary, and a header of any length fits before them.
+    pages = {"alignment_threshold": 1, "alignment_interval": 4096}
+    with h5py.File(file, "r+", libver=_LIBVER, **pages) as store:
+        name = "features" if rows.ndim == 2 else "pixels"
+        declared = store.create_dataset(name, rows.shape, rows.dtype, dcpl=options)
+        for name, values in small.items():
+            store.create_dataset(name, data=values, track_times=False)
+        store.attrs["format_version"] = FORMAT_VERSION
+        store.attrs["digest"] = np.bytes_(content_digest(rows, boxes, tables))
+        store.attrs["provenance_crc32"] = zlib.crc32(note)
+        return int(declared.id.get_offset())
+
+
+def _first_byte() -> int:
+    """Where the rows begin, found with the installed HDF5 library."""
+    rows = np.zeros((1, 1), np.float16)
+    return _write_around_rows(io.BytesIO(), 0, rows, {"image_ids": np.zeros(1)}, None, {})
+
+
+def _prepare(
+    image: ImageRows, dtype: FeatureDtype
+) -> tuple[NDArray[Any], NDArray[np.float32] | None, dict[str, Any]]:
+    """Rows (n, D) of `dtype` or (1, 3, H, W) uint8, boxes (n, 4), and what all images of a store
+    have in common. Raises `ValueError` for an image that cannot be stored."""
+    rows = np.asarray(image.rows)
+    if rows.ndim != 3:
+        rows = _cast(rows, dtype)
+    elif rows.dtype == np.uint8:
+        rows = np.ascontiguousarray(rows)[None]
+    else:
+        raise ValueError(f"pixels are {rows.dtype}, expected uint8")
+    if image.size is not None and min(image.size) < 1:
+        raise ValueError(f"size is {image.size}, expected a positive width and height")
+    grid = image.grid_shape
+    if grid is not None and (min(grid) < 1 or math.prod(grid) != len(rows)):
+        raise ValueError(f"grid_shape {grid} does not make its {len(rows)} rows")
+    optional = {"boxes": image.boxes, "size": image.size, "grid_shape": image.grid_shape}
+    traits = {
+        "dtype": rows.dtype.name,
+        "row shape": list(rows.shape[1:]),
+        **{name: "missing" if value is None else "given" for name, value in optional.items()},
+    }
+    boxes = None if image.boxes is None else _check_boxes(image.boxes, len(rows))
+    return rows, boxes, traits
+
+
+def _cast(features: NDArray[Any], dtype: FeatureDtype) -> NDArray[Any]:
+    """(n, D) features as C-contiguous `dtype`, if they are finite and fit."""
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"features are {features.shape}, expected (n >= 1, D >= 1)")
+    if features.dtype.kind not in "fiu":
+        raise ValueError(f"features are {features.dtype}, expected numbers")
+    for extreme in (features.max(), features.min()):  # not a number if any value is not
+        if not abs(float(extreme)) <= float(np.finfo(dtype).max):
+            raise ValueError(f"a feature value of {extreme} does not fit {dtype}")
+    if features.dtype == np.float32 and dtype == "float16":
+        # torch rounds as numpy does, ten times as fast.
+        return torch.from_numpy(np.require(features, requirements=["C", "W"])).half().numpy()
+    return features.astype(dtype, order="C", copy=False)
+
+
+def _check_boxes(boxes: ArrayLike, count: int) -> NDArray[np.float32]:
+    """(count, 4) boxes x1 y1 x2 y2 within [0, 1]; what is a little outside is clipped."""
+    values = np.asarray(boxes, dtype=np.float32)
+    if values.shape != (count, 4):
+        raise ValueError(f"boxes are {values.shape}, expected ({count}, 4)")
+    inside = (values >= -_BOX_TOLERANCE) & (values <= 1 + _BOX_TOLERANCE)
+    valid = inside.all(1) & (values[:, :2] <= values[:, 2:]).all(1)
+    if not valid.all():
+        raise ValueError(
+            f"box {values[~valid][0].tolist()} is not x1 <= x2, y1 <= y2 within [0, 1]; divide "
+            "pixel coordinates by the width and height of the image"
+        )
+    return np.ascontiguousarray(values.clip(0, 1))
+
+
+class BrokenImage(NamedTuple):
+    """An image (its id, or its file if the id is unknown) that cannot be stored, and why."""
+
+    image: str
+    reason: str
+
+
+Found = ImageRows | BrokenImage
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    """The options of commands that fill a store; `command` makes the store again."""
+
+    output: Path
+    dtype: FeatureDtype = "float16"
+    workers: int = 0
+    resume: bool = False
+    skip_broken: bool = False
+    command: str | None = None
+
+
+def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `read_fill_options` reads."""
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="store to write (.h5)")
+    add("--float32", action="store_true", help="store float32 instead of float16")
+    cores = min(8, os.cpu_count() or 1)
+    add("--workers", type=int, default=cores, help="processes that read images, 0 for none")
+    add("--resume", action="store_true", help="continue a run that was cut short")
+    add("--skip-broken", action="store_true", help="leave broken and missing images out")
+
+
+def read_fill_options(
+    args: argparse.Namespace, script: str, positional: Sequence[object], free: Collection[str]
+) -> FillOptions:
+    """The options, and the command in which STORE stands for the output.
+
+    `free` options, and those that are None or False, are left out of the command.
+    """
+    words = ["python", f"scripts/{script}", *map(str, positional), "--output", "STORE"]
+    for name, value in vars(args).items():
+        if name in ("output", "workers", "resume", *free) or value is None or value is False:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append("/".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return FillOptions(
+        args.output,
+        "float32" if args.float32 else "float16",
+        max(0, args.workers),
+        args.resume,
+        args.skip_broken,
+        shlex.join(words),
+    )
+
+
+def fill_store(
+    options: FillOptions,
+    parts: Sequence[str],
+    read: Callable[[Any], Any],
+    make: Callable[[Any], Iterable[Found]] = iter,
+    *,
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    selected: Collection[str] = (),
+) -> None:
+    """Write a region store from the images of `parts`, whose names stay the same.
+
+    `read` reads a part in a worker process; `make` turns what it returns into images, in this
+    process. Finished parts survive a kill in `OUTPUT.partial/`; `resume` continues there if
+    `settings` are the same, and tries parts with broken images again. Images that are broken, and
+    `selected` ones (ids as text) that no part has, are listed in `OUTPUT.broken.tsv`. Raises
+    `DataError` if there are any, unless `skip_broken`; nothing is published then. Prints a summary.
+    """
+    output, start = options.output, time.perf_counter()
+    listing = output.with_name(f"{output.name}.broken.tsv")
+    with StoreWriter(
+        output,
+        options.dtype,
+        provenance={"mcan": mcan.__version__, "command": options.command, **provenance},
+        settings=settings,
+        resume=options.resume,
+    ) as writer:
+        earlier = len(writer.image_ids)
+        broken = _add_parts(writer, parts, read, make, options.workers)
+        found = {str(image_id) for image_id in writer.image_ids} | {item.image for item in broken}
+        missing = [BrokenImage(i, "is not in the source") for i in sorted(set(selected) - found)]
+        problems = [*broken, *missing]
+        counts = f"{len(broken):,} broken and {len(missing):,} missing images, listed in {listing}"
+        if problems:
+            save_text(listing, "".join(f"{item.image}\t{item.reason}\n" for item in problems))
+            writer.provenance["skipped"] = {item.image: item.reason for item in problems}
+        else:
+            listing.unlink(missing_ok=True)
+        if problems and not options.skip_broken:
+            first = "; ".join(f"{item.image}: {item.reason}" for item in problems[:5])
+            raise DataError(
+                f"{output}: not written: {counts} ({first}); repair them and use --resume, or "
+                "leave them out with --resume --skip-broken"
+            )
+    seconds, store = time.perf_counter() - start, open_store(output)
+    done = len(store) - earlier
+    rows = f"{len(store.rows):,} rows of {store.rows.shape[1]} {store.rows.dtype}"
+    print(f"{output}: {len(store):,} images, {rows}")
+    print(f"{done:,} images in {seconds:.1f} s: {done / seconds:,.1f} images/s")
+    if problems:
+        print(f"left out: {counts}")
+
+
+def _add_parts(
+    writer: StoreWriter,
+    parts: Sequence[str],
+    read: Callable[[Any], Any],
+    make: Callable[[Any], Iterable[Found]],
+    workers: int,
+) -> list[BrokenImage]:
+    """Add what is not there yet; returns the broken images."""
+    broken: list[BrokenImage] = []
+    # A finished part is None, an unfinished one has the ids of its images in the store.
+    todo: Any = [part for part in parts if writer.parts.get(part, []) is not None]
+    # Arrays stay arrays: tensors go through shared memory, of which containers have little.
+    contents = DataLoader[Any](todo, batch_size=None, num_workers=workers, collate_fn=read)
+    pairs = zip(todo, contents, strict=True)
+    try:
+        for part, content in progress(
+            pairs, total=len(parts), initial=len(parts) - len(todo), unit=" parts"
+        ):
+            stored = [i for i in writer.parts.get(part, []) if i in writer.image_ids]
+            writer.parts[part], earlier, known = stored, set(stored), len(broken)
+            for image in make(content):
+                if isinstance(image, BrokenImage):
+                    reason = textwrap.shorten(image.reason, 200)
+                    broken.append(BrokenImage(image.image, reason))
+                elif image.image_id in earlier:
+                    earlier.remove(image.image_id)  # once: a second one is a duplicate
+                else:
+                    stored.append(image.image_id)  # before it is: an interruption may come between
+                    try:
+                        writer.add(image)
+                    except ImageError as error:
+                        stored.pop()
+                        broken.append(BrokenImage(str(image.image_id), error.reason))
+            if len(broken) == known:
+                writer.parts[part] = None
+            writer.save()
+    except RuntimeError as error:
+        # torch notices a dead worker by a signal, so that this comes from anywhere in the block.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            "a worker process died; if memory ran out, continue with --resume and fewer "
+            f"--workers ({' '.join(str(error).split())})"
+        ) from error
+    return broken
+
+
+def merge_stores(paths: Sequence[Path], output: Path) -> int:
+    """Write the images of all stores, in their order, as `output`; returns their number.
+
+    Raises `DataError` if stores differ in what they hold or how it was extracted, have an image in
+    common, or are damaged; nothing is written then.
+    """
+    group = StoreGroup([open_store(path) for path in paths])
+    extractor = group.stores[0].provenance.get("extractor")
+    for store in group.stores:
+        if store.kind != "regions":
+            raise DataError(f"{store.path}: holds {store.kind}; only region stores are merged")
+        if store.provenance.get("extractor") != extractor:
+            raise DataError(f"{store.path} and {paths[0]} were extracted with different options")
+        store.verify()
+    words = ["python", "scripts/extract_features.py", "merge", *map(str, paths)]
+    provenance = {
+        "command": shlex.join([*words, "--output", "STORE"]),
+        "extractor": extractor,
+        "merged": [{"file": str(store.path), **store.provenance} for store in group.stores],
+    }
+    dtype: Any = group.stores[0].rows.dtype
+    with StoreWriter(output, dtype.name, provenance=provenance) as writer:
+        for store in group.stores:
+            images = enumerate(progress(array_to_ids(store.image_ids), desc=store.path.name))
+            for index, image_id in images:
+                try:
+                    writer.add(ImageRows(image_id, *store.image(index)))
+                except ImageError as error:
+                    raise DataError(f"{store.path}: image {image_id!r}: {error.reason}") from None
+        return len(writer.image_ids)

@@ -1,0 +1,153 @@
+"""Streaming of JSON lists, compared with the parser of the standard library."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vqa_toys import write_json
+
+from mcan.data import records
+from mcan.data.records import read_items
+from mcan.errors import DataError
+from mcan.files import file_on_disk
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+OBJECTS = st.dictionaries(st.text(max_size=3), VALUES, max_size=2)
+LISTS = st.lists(VALUES, min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    content=LISTS | st.builds(lambda a, b, c: {**a, "wanted": b, **c}, OBJECTS, LISTS, OBJECTS),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+    chunk=st.integers(1, 9),
+)
+def test_equals_the_standard_parser(
+    tmp_path_factory: pytest.TempPathFactory,
+    content: Any,
+    indent: int | None,
+    ascii_only: bool,
+    chunk: int,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "items.json"
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=ascii_only), "utf-8", "replace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_CHUNK", chunk)
+        expected = json.loads(path.read_text("utf-8"))
+        wanted = expected if isinstance(content, list) else expected["wanted"]
+        assert list(read_items(path, "wanted")) == wanted
+
+
+def test_numbers_across_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '{"version": 12.5e-3, "wanted": [1.25, 2e+10, -3, 4], "last": 100}'
+    path = write_json(tmp_path / "a.json", text)
+    for chunk in range(1, len(text) + 1):
+        monkeypatch.setattr(records, "_CHUNK", chunk)
+        assert list(read_items(path, "wanted")) == [1.25, 2e10, -3, 4]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.json", "a.json.gz", "a.zip/train.json", "a.whl/folder/train.json"]
+)
+def test_packings_are_equal(tmp_path: Path, name: str) -> None:
+    path = write_json(tmp_path / name, {"x": [], "wanted": [{"é": 1}, 2]})
+    assert list(read_items(path, "wanted")) == [{"é": 1}, 2]
+
+
+def test_members_are_found(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    write_json(archive / "folder" / "train.json", [1])
+    write_json(archive / "__MACOSX" / "folder" / "train.json", [2])
+    write_json(archive / "struct.txt", "no JSON")
+    assert list(read_items(archive)) == [1]
+    assert list(read_items(archive / "train.json")) == [1]
+    write_json(archive / "train.json", [3])
+    assert list(read_items(archive / "train.json")) == [3]
+    assert list(read_items(archive / "folder" / "train.json")) == [1]
+    assert file_on_disk(archive / "train.json") == file_on_disk(archive) == archive
+    assert file_on_disk(tmp_path / "b.zip" / "train.json") == tmp_path / "b.zip" / "train.json"
+
+
+def test_memory_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peak_memory: Callable[..., int]
+) -> None:
+    monkeypatch.setattr(records, "_CHUNK", 100)
+    path = write_json(tmp_path / "a.json", [{"number": n} for n in range(50_000)])
+    assert peak_memory(lambda: deque(read_items(path), maxlen=0)) < path.stat().st_size / 4
+
+
+BROKEN = [
+    ("", r"expected \[, found the end"),
+    ("hello", r"expected \[, found h; at character 0"),
+    *(
+        (text, "the list 'wanted' is empty or missing")
+        for text in ("[]", '{"wanted": []}', '{"other": [1, 2]}', '{"wanted": {"a": 1}}')
+    ),
+    ('{"wanted": [1]', "expected , or }, found the end"),
+    ('{"wanted": [1 2]}', r"expected , or \], found 2; at character 14"),
+    ('{"wanted": [1,]}', "Expecting value; at character 14"),
+    ('{"wanted": [{"a": "b]}', "Unterminated string"),
+    ('{"wanted": [1]} x', "more text follows its end"),
+    ('{"wanted" [1]}', "expected :, found"),
+    ("[" * 100_000, "maximum recursion depth exceeded"),
+    (f"[{'1' * 5000}]", "Exceeds the limit .* for integer string conversion"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN)
+def test_broken_json(tmp_path: Path, text: str, message: str) -> None:
+    path = write_json(tmp_path / "a.json", text)
+    with pytest.raises(DataError, match=message) as error:
+        list(read_items(path, "wanted"))
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    whole = gzip.compress(json.dumps(list(range(5000))).encode())
+    (tmp_path / "cut.json.gz").write_bytes(whole[:-20])
+    (tmp_path / "plain.json.gz").write_text("[1]")
+    (tmp_path / "packed.json").write_bytes(whole)
+    write_json(tmp_path / "whole.zip" / "a.json", list(range(5000)))
+    content = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
+    (tmp_path / "flipped.zip").write_bytes(content[:100] + b"x" + content[101:])
+    for member in ("x/a.json", "y/a.json"):
+        write_json(tmp_path / "two.zip" / member, [1])
+    write_json(tmp_path / "none.zip" / "a.txt", "text")
+    for name, message in [
+        ("missing.json", "cannot be read (No such file or directory)"),
+        ("missing.zip/a.json", "cannot be read (No such file or directory)"),
+        (".", "cannot be read (Is a directory)"),
+        ("cut.json.gz", "damaged or incomplete (Compressed file ended"),
+        ("plain.json.gz", "damaged or incomplete (Not a gzipped file"),
+        ("packed.json", "not the JSON expected ('utf-8' codec can't decode"),
+        ("cut.zip", "damaged or incomplete (File is not a zip file)"),
+        ("flipped.zip", "damaged or incomplete (Bad CRC-32"),
+        (
+            "two.zip",
+            f"2 such files in the archive, expected one that ends in .json, as in {tmp_path}",
+        ),
+        ("two.zip/a.json", "2 such files in the archive"),
+        ("two.zip/c.json", "no such files in the archive"),
+        ("none.zip", "it contains a.txt"),
+    ]:
+        with pytest.raises(DataError) as error:
+            list(read_items(tmp_path / name))
+        assert message in str(error.value), name
+        assert str(error.value).startswith(str(tmp_path / name))

@@ -1,0 +1,166 @@
+"""The command of a dataset folder: vocabularies, targets, ids, validation split, table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from vqa_toys import TEST, TRAIN, VAL, Row, load_recipe, prepare, targets, write_split
+
+from mcan.data.prepared import Prepared
+from mcan.errors import DataError
+from mcan.text.answers import normalise_answer
+from mcan.text.vocabulary import tokenise
+
+CUSTOM = load_recipe("custom")
+
+
+def test_a_prepared_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write_split(tmp_path, "train", TRAIN)
+    files += write_split(tmp_path, "val", VAL, ".json.gz") + write_split(tmp_path, "test", TEST)
+    prepared = prepare(CUSTOM, tmp_path, *files)
+    assert (prepared.dataset, prepared.metric) == ("custom", "vqa")
+    assert prepared.splits == ("train", "val", "test")
+    command = f"python data/custom/prepare.py {' '.join(files)}"
+    assert prepared.meta["command"] == command
+    assert len(prepared.meta["sources"]) == 5
+    # In the order of the questions: "a dog" is normalised, "a" is nothing.
+    assert prepared.vocabulary.answers == ("yes", "2", "dog", "no", "")
+    words = [word for _, _, text, _ in TRAIN for word in tokenise(text)]
+    assert prepared.vocabulary.words == tuple(dict.fromkeys(words))
+    assert targets(prepared, "train") == {
+        11: {"yes": 1.0},
+        10: {"2": 1.0},
+        20: {"dog": 1.0},
+        21: {"yes": 1.0, "no": 0.6},
+        30: {"no": 1.0},
+        31: {"": 1.0},
+    }
+    assert targets(prepared, "val") == {40: {"yes": 1.0}, 41: {}}
+    train = prepared.split("train")
+    assert train.human_answers[1] == list(TRAIN[1][3])
+    assert train.question_types.names == ("is", "how", "what's", "what")
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert printed == [
+        f"{tmp_path / 'prepared'}: 19 tokens, 5 answers",
+        "split questions images words unknown with target bound",
+        # "a dog" and "a" are given by all ten, and then the metric normalises nothing.
+        "train 6 3 21 0 100.00 % 66.67 %",
+        "val 2 1 6 2 50.00 % 50.00 %",
+        "test 2 1 6 2 - -",
+    ]
+
+
+def random_rows(questions: int, seed: int = 0) -> list[Row]:
+    random = np.random.default_rng(seed)
+    pool = ["yes", "No.", "a cat", "cat", "two", "2", "the", "blue!", "Dont", "1,000"]
+    rows: list[Row] = []
+    for number in range(questions):
+        text = " ".join(f"w{k}" for k in random.integers(0, 40, 5))
+        question_id, image_id = number * 7919 % 10007, int(random.integers(30))
+        rows.append((question_id, image_id, text, random.choice(pool, 10).tolist()))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "splits", "min_count", "top", "every"),
+    [
+        ("--min-answer-count 9", ["train"], 9, None, False),
+        ("--answer-splits val train", ["val", "train"], 1, None, False),
+        ("--top-answers 3", ["train"], 1, 3, False),
+        ("--min-answer-count 12 --top-answers 6", ["train"], 12, 6, False),
+        ("--count-answers every --min-answer-count 110", ["train"], 110, None, True),
+    ],
+)
+def test_answer_vocabulary_by_brute_force(
+    tmp_path: Path,
+    arguments: str,
+    splits: list[str],
+    min_count: int,
+    top: int | None,
+    every: bool,
+) -> None:
+    rows = {"train": random_rows(120), "val": random_rows(60, seed=1)}
+    files = [word for name in rows for word in write_split(tmp_path, name, rows[name])]
+    prepared = prepare(CUSTOM, tmp_path, *files, *arguments.split())
+    given = [
+        normalise_answer(answer)
+        for name in splits
+        for _, _, _, answers in rows[name]
+        for answer in (answers if every else answers[:1])
+    ]
+    counts = Counter(given)
+    ranked = sorted(counts, key=lambda answer: (-counts[answer], given.index(answer)))
+    kept = {answer for answer in ranked[:top] if counts[answer] >= min_count}
+    assert prepared.vocabulary.answers == tuple(sorted(kept, key=given.index))
+    assert len(kept) > 1
+
+
+def test_token_splits_and_their_order(tmp_path: Path) -> None:
+    files = [*write_split(tmp_path, "train", TRAIN), *write_split(tmp_path, "test", TEST)]
+    prepared = prepare(CUSTOM, tmp_path, *files, "--token-splits", "test", "train")
+    assert prepared.vocabulary.words[:5] == ("is", "it", "new", "old", "a")
+    assert prepared.meta["splits"]["test"]["unknown_words"] == 0
+
+
+def test_carving_is_by_image_and_reproducible(tmp_path: Path) -> None:
+    rows = random_rows(200)  # about 30 images
+    files = write_split(tmp_path, "train", rows)
+
+    def split(folder: str, *arguments: str) -> tuple[set[Any], set[Any], Prepared]:
+        prepared = prepare(CUSTOM, tmp_path / folder, *files, *arguments)
+        images = {name: set(prepared.split(name).image_ids.tolist()) for name in ("train", "val")}
+        return images["train"], images["val"], prepared
+
+    train, val, prepared = split("a", "--carve-validation", "0.2")
+    assert train | val == {image for _, image, _, _ in rows}
+    assert not train & val
+    assert len(val) == 6
+    counts = prepared.meta["splits"]
+    assert counts["train"]["questions"] + counts["val"]["questions"] == 200
+    words = {word for _, image, text, _ in rows if image in train for word in tokenise(text)}
+    assert set(prepared.vocabulary.words) == words
+    assert split("b", "--carve-validation", "0.2")[1] == val
+    assert split("c", "--carve-validation", "0.2", "--seed", "1")[1] != val
+    assert len(split("d")[1]) == 3  # a tenth by default
+    assert len(split("few", "--carve-validation", "0.01")[1]) == 1
+    assert len(split("many", "--carve-validation", "0.99")[0]) == 1
+    alone = prepare(CUSTOM, tmp_path / "none", *files, "--carve-validation", "0")
+    assert alone.splits == ("train",)
+
+
+TRAIN_VAL = {"train": TRAIN, "val": VAL}
+TEXT_IDS: list[Row] = [(str(question), *rest) for question, *rest in VAL]  # type: ignore[misc]
+TEXT_IMAGES: list[Row] = [(q, str(image), *rest) for q, image, *rest in VAL]  # type: ignore[misc]
+REFUSED: list[tuple[str, dict[str, list[Row]], str]] = [
+    ("vocabulary needs split 'dev', but there is train, val", TRAIN_VAL, "--token-splits=dev"),
+    ("no answer occurs 99 times in train; choose", TRAIN_VAL, "--min-answer-count 99"),
+    ("--carve-validation is 1.0, expected", TRAIN_VAL, "--carve-validation 1"),
+    ("--files: a split is given twice", TRAIN_VAL, "--files val x.json"),
+    ("--files dev: expected 1 to 2 files, found 0", TRAIN_VAL, "--files dev"),
+    ("nowhere.json: cannot be read", TRAIN_VAL, "--files dev nowhere.json"),
+    ("'a/b' cannot be the name", TRAIN_VAL, "--files a/b {}/questions_train.json"),
+    ("no answer occurs 1 times", {"train": TRAIN, "test": TEST}, "--answer-splits test"),
+    ("the split has no question", {"train": TRAIN[:2]}, ""),  # one image, none left for val
+    ("the vocabulary needs split 'train'", {"test": TEST}, ""),
+    ("val.json: question '40': question id is '40' while", {"train": TRAIN, "val": TEXT_IDS}, ""),
+    ("question 40: image id is '4' while", {"train": TRAIN, "val": TEXT_IMAGES}, ""),
+]
+
+
+@pytest.mark.parametrize(("message", "rows", "arguments"), REFUSED)
+def test_refused(
+    tmp_path: Path,
+    message: str,
+    rows: dict[str, list[Row]],
+    arguments: str,
+) -> None:
+    files = [word for name, split in rows.items() for word in write_split(tmp_path, name, split)]
+    with pytest.raises(DataError) as error:
+        prepare(CUSTOM, tmp_path, *files, *arguments.format(tmp_path).split())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "prepared").exists()

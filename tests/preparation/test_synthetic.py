@@ -1,0 +1,75 @@
+"""Made-up datasets have the shape asked for, are the same for the same seed, and can be learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mcan.build import preflight
+from mcan.data.dataset import VQADataset
+from mcan.data.prepared import Prepared
+from mcan.data.store import open_store
+from mcan.preparation.synthetic import SyntheticPaths, make_synthetic
+
+
+def open_all(paths: SyntheticPaths, split: str = "train") -> VQADataset:
+    return VQADataset(
+        [Prepared.open(paths.prepared).split(split)],
+        [open_store(paths.images)],
+        [open_store(paths.grid)] if paths.grid else [],
+    )
+
+
+def test_shapes(tmp_path: Path) -> None:
+    """Question lengths follow the weights: 3 words three times as often as 5, never 4."""
+    paths = make_synthetic(
+        tmp_path, questions=80, images=30, regions=(2, 9), words={3: 3, 5: 1}, boxes=True, grid=True
+    )
+    dataset = open_all(paths)
+    assert (len(dataset), len(open_all(paths, "val"))) == (80, 20)
+    batch = dataset[list(range(80))]
+    regions = batch.image.rows.lengths
+    counts = torch.bincount(batch.question.rows.lengths, minlength=6).tolist()
+    assert counts[3] + counts[5] == 80
+    assert 45 < counts[3] < 75
+    assert 2 <= int(regions.min()) < int(regions.max()) <= 9
+    assert batch.image.boxes is not None
+    assert batch.image.grid_cells is not None
+    counts, warnings = preflight(dataset)
+    assert counts.startswith("80 questions on ")
+    assert counts.endswith(" 0.0% unknown words")
+    assert not warnings
+
+
+@pytest.mark.parametrize("kind", ["regions", "pixels"])
+def test_same_seed_same_data(tmp_path: Path, kind: Any) -> None:
+    first, again, other = (
+        make_synthetic(tmp_path / str(n), questions=20, kind=kind, seed=seed)
+        for n, seed in enumerate((0, 0, 1))
+    )
+    for name in ("prepared/train.h5", "images.h5"):
+        content = [(paths.prepared.parent / name).read_bytes() for paths in (first, again, other)]
+        assert content[0] == content[1] != content[2]
+
+
+def test_answer_follows_from_both_inputs(tmp_path: Path) -> None:
+    """Given class and number, read from the data by hand, every answer is determined."""
+    dataset = open_all(
+        make_synthetic(tmp_path, questions=300, images=20, answers=4, metric="exact", seed=3)
+    )
+    batch = dataset[list(range(300))]
+    assert batch.image.regions is not None
+    rows = batch.image.rows
+    regions = batch.image.regions[: rows.valid].split(rows.lengths.tolist())
+    means = torch.stack([each.float().mean(0) for each in regions])
+    words = [text.lower().strip("?").split() for text in dataset.splits[0].questions]
+    numbers = [next(word for word in text if word.startswith("plus")) for text in words]
+    number = torch.tensor([int(word.removeprefix("plus")) for word in numbers])
+    classes = (batch.targets.dense(300, 4).argmax(1) - number) % 4
+    centres = torch.stack([means[classes == label].mean(0) for label in range(4)])
+    assert torch.equal(torch.cdist(means, centres).argmin(1), classes)
+    assert np.bincount(classes.numpy(), minlength=4).min() > 0
