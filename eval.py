@@ -6,36 +6,45 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mcan.config import Config, config_from_dict
-from mcan.data.dataset import VQADataset
-from mcan.data.hdf5 import Id
-from mcan.data.prepared import Prepared
-from mcan.data.split import Split
-from mcan.data.vqa_layout import Question, read_questions
+from mcan.build import (
+    answer_probabilities,
+    choose_metric,
+    open_dataset,
+    open_stores,
+    predict_over_processes,
+    restore_model,
+)
+from mcan.config import Config, config_from_dict, flatten
+from mcan.data.prepared import Prepared, Split
 from mcan.engine.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from mcan.engine.distributed import Ranks, ranks
+from mcan.engine.processes import Processes, processes
 from mcan.errors import RunError, command
-from mcan.evaluation.metrics import Metric
-from mcan.evaluation.predict import Predictions
-from mcan.evaluation.report import Scorer, predictions_json, refuse_existing, table, write_report
-from mcan.evaluation.results import submission
-from mcan.files import save_text
-from mcan.prediction import belief, predict_over_ranks
+from mcan.evaluation.results import (
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    Scorer,
+    accuracy_table,
+    prediction_entries,
+    submission,
+)
+from mcan.files import refuse_existing, save_text
+from mcan.preparation.questions import by_question_id, read_questions
+from mcan.section import show
 from mcan.text.vocabulary import Vocabulary
-from mcan.wiring import choose_metric, open_dataset, open_stores, restore_model, say
 
 TOP = 5
+_SHARED = ("data.images", "data.grid", "data.max_tokens", "model.image.input", "train.loss")
+"""Keys that members of an ensemble must agree on."""
 _OVERRIDE = re.compile(r"[\w.]+=")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Predict the answers of a split with a trained model, score them, and write "
-        "predictions.json and metrics.json. Several runs or checkpoints are an ensemble.",
+        "predictions.json and metrics.json. Several runs or checkpoints are an ensemble: their "
+        "probabilities are averaged.",
         epilog="A checkpoint holds its config and vocabulary; overrides such as data.prepared=... "
         "say where the data is now.",
     )
@@ -52,12 +61,6 @@ def parse() -> argparse.Namespace:
         default="last",
         help="which checkpoint of a run (default: last, as the paper's protocol; best is chosen on "
         "data.evaluate, so do not report it on that split)",
-    )
-    parser.add_argument(
-        "--average",
-        choices=("probabilities", "logits"),
-        default="probabilities",
-        help="what an ensemble averages (default: probabilities)",
     )
     parser.add_argument(
         "--output",
@@ -87,7 +90,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def main() -> int:
+def main() -> None:
     args = parse()
     if args.questions is not None and args.submission is None:
         raise RunError("--questions says what --submission holds; give both")
@@ -100,154 +103,128 @@ def main() -> int:
     members = [
         load_checkpoint(find_checkpoint(Path(target), args.checkpoint)) for target in targets
     ]
-    configs = [config_from_dict(m.config, str(m.source), overrides) for m in members]
-    first, config = members[0], configs[0]
-    for other, its_config in zip(members, configs, strict=True):
-        check_together(first, config, other, its_config)
+    # How the run was trained says nothing about the device that it is evaluated on.
+    settings = ["train.rows=auto", "train.compile=false", *overrides]
+    configs = [config_from_dict(m.config, str(m.source), settings) for m in members]
+    check_together(members, configs)
+    config = configs[0]
     split = args.split or config.data.evaluate
     if split is None:
-        raise RunError(f"{first.source}: the config has no data.evaluate; name one with --split")
+        raise RunError(f"{members[0].source}: the config has no data.evaluate; use --split")
     if args.output is not None:
-        refuse_existing(args.output)
-    if args.submission is not None and args.submission.exists():
-        raise RunError(f"{args.submission}: exists; choose another --submission")
-    # Before the work, so that a mistake costs nothing.
-    wanted = read_questions(args.questions) if args.questions is not None else None
-    with ranks(config.train.device) as job:
-        evaluate(members, configs, split, wanted, args, job)
-    return 0
+        for name in (PREDICTIONS_FILE, METRICS_FILE):
+            refuse_existing(args.output / name, "--output")
+    refuse_existing(args.submission, "--submission")
+    with processes(config.train.device, config.train.deterministic) as job:
+        evaluate(members, configs, split, args, job)
 
 
-def check_together(first: Checkpoint, config: Config, other: Checkpoint, its: Config) -> None:
-    """Raise `RunError` where two checkpoints cannot predict as one."""
-    if first.vocabulary_digest != other.vocabulary_digest:
-        raise RunError(f"{other.source} has another vocabulary than {first.source}")
-    for key, ours, theirs in (
-        ("data.images", config.data.images, its.data.images),
-        ("data.grid", config.data.grid, its.data.grid),
-        ("data.max_tokens", config.data.max_tokens, its.data.max_tokens),
-        ("model.image.input", config.model.image.input, its.model.image.input),
-        ("train.loss", config.train.loss, its.train.loss),
-    ):
-        if ours != theirs:
-            raise RunError(
-                f"{other.source} has {key} = {theirs!r}, {first.source} has {ours!r}; an ensemble "
-                "needs the same"
-            )
+def check_together(members: list[Checkpoint], configs: list[Config]) -> None:
+    """Raise `RunError` if the checkpoints cannot predict as one."""
+    first, ours = members[0], flatten(configs[0].model_dump())
+    for other, config in zip(members, configs, strict=True):
+        if first.vocabulary_digest != other.vocabulary_digest:
+            raise RunError(f"{other.source} has another vocabulary than {first.source}")
+        its = flatten(config.model_dump())
+        for key in _SHARED:
+            if ours[key] != its[key]:
+                raise RunError(
+                    f"{other.source} has {key} = {show(its[key])}, {first.source} has "
+                    f"{show(ours[key])}; an ensemble needs the same"
+                )
 
 
 def evaluate(
     members: list[Checkpoint],
     configs: list[Config],
     split: str,
-    wanted: Sequence[Question] | None,
     args: argparse.Namespace,
-    job: Ranks,
+    job: Processes,
 ) -> None:
-    config, sources = configs[0], ", ".join(str(member.source) for member in members)
+    """Predict on all processes; on the first, score, write the files and print the table."""
+    config, sources = configs[0], [str(member.source) for member in members]
     prepared = Prepared.open(config.data.prepared)
-    vocabulary = Vocabulary.from_json(members[0].vocabulary, str(members[0].source))
+    vocabulary = Vocabulary.from_json(members[0].vocabulary, sources[0])
     stores = open_stores(config, job.device)
     dataset = open_dataset(config, prepared, [split], stores, vocabulary)
     if vocabulary.digest != prepared.vocabulary.digest:
-        say(job, f"{prepared.folder} has another vocabulary; its questions are encoded anew")
-    seen = max(trained_on(member, prepared, dataset.splits[0]) for member in members)
+        job.print_once(f"{prepared.folder} has another vocabulary; its questions are re-encoded")
+    seen = max(count_trained_on(member, prepared, dataset.splits[0]) for member in members)
     if seen:
-        warning = (
-            f"trained on {seen:,} of these questions; the accuracy says nothing about new data"
+        job.print_once(
+            f"WARNING: {', '.join(sources)}: trained on {seen:,} of these questions; the accuracy "
+            "says nothing about new data"
         )
-        say(job, f"WARNING: {sources}: {warning}")
     models = [
         restore_model(member, its, dataset).to(job.device)
         for member, its in zip(members, configs, strict=True)
     ]
-    answers = vocabulary.answers
-    asked: list[Id] = []
-    where = str(args.questions or f"the split {split}")
+    scorer = Scorer(dataset, metric := choose_metric(config, prepared), vocabulary.answers)
+    asked, where = [], str(args.questions or f"the split {split}")
     if args.submission is not None:
-        ids = dataset.question_ids(range(len(dataset)))
-        asked = ids if wanted is None else [question.question_id for question in wanted]
+        ids = asked = dataset.question_ids()
+        if args.questions is not None:
+            asked = list(by_question_id(read_questions(args.questions), args.questions))
         # With empty answers, before the work: what the server takes depends on ids alone.
         submission([{"question_id": i, "answer": ""} for i in ids], asked, where)
-    predictions = predict_over_ranks(
-        belief(models, config, job.device, args.average),
+    predictions = predict_over_processes(
+        answer_probabilities(models, config.train.loss),
         dataset,
         config,
         job,
-        top=min(TOP, len(answers)) if args.top else 1,
+        top=min(TOP, len(vocabulary.answers)) if args.top else 1,
     )
     if predictions is None:  # the first process reports
         return
-    record = {
-        "split": split,
-        "checkpoints": [str(member.source) for member in members],
-        "steps": [member.position["step"] for member in members],
-        "trained_on_questions": seen,
-    }
-    metric = choose_metric(config, prepared)
-    report(predictions, dataset, answers, metric, record, args)
+    metrics = None
+    if scorer.possible:
+        metrics = scorer.metrics(predictions) | {
+            "metric": metric,
+            "upper_bound": scorer.upper_bound(),
+            "split": split,
+            "checkpoints": sources,
+            "steps": [member.position["step"] for member in members],
+            "trained_on_questions": seen,
+        }
+    entries = prediction_entries(dataset, predictions, vocabulary.answers, args.top)
+    folder = args.output or default_folder(members[0], split)
+    save_text(folder / PREDICTIONS_FILE, json.dumps(entries) + "\n")
+    if metrics is None:
+        print(f"{split} has no human answers, so there is no accuracy")
+    else:
+        save_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
+        print(f"{', '.join(sources)} on {split}, metric {metric}\n")
+        print(accuracy_table(metrics, dataset.answer_types, dataset.question_types))
+        best = f"{metrics['upper_bound']:.2f} %"
+        print(f"\nbest possible with {len(vocabulary.answers):,} answers: {best}")
+    print(f"written: {folder}")
     if args.submission is not None:
-        entries = submission(predictions_json(dataset, predictions, answers), asked, where)
+        entries = submission(entries, asked, where)
         save_text(args.submission, json.dumps(entries) + "\n")
         print(f"written: {args.submission} ({len(entries):,} answers)")
 
 
-def report(
-    predictions: Predictions,
-    dataset: VQADataset,
-    answers: Sequence[str],
-    metric: Metric,
-    record: dict[str, Any],
-    args: argparse.Namespace,
-) -> None:
-    """Score, write the files, print the table."""
-    scorer = Scorer(dataset, metric, answers)
-    metrics: dict[str, Any] | None = None
-    if scorer.possible:
-        bound = {"metric": metric, "upper_bound": scorer.upper_bound()}
-        metrics = {**scorer.metrics(predictions), **bound, **record}
-    entries = predictions_json(dataset, predictions, answers, TOP if args.top else None)
-    folder = args.output or default_folder(Path(record["checkpoints"][0]), record)
-    write_report(folder, entries, metrics)
-    if metrics is None:
-        print(f"{record['split']} has no human answers, so there is no accuracy")
-    else:
-        print(f"{', '.join(record['checkpoints'])} on {record['split']}, metric {metric}\n")
-        print(table(metrics, dataset.answer_types, dataset.question_types))
-        best = metrics["upper_bound"]
-        print(f"\nbest possible with {len(answers):,} answers: {best:.2f} %")
-    print(f"written: {folder}")
-
-
-def default_folder(checkpoint: Path, record: dict[str, Any]) -> Path:
+def default_folder(checkpoint: Checkpoint, split: str) -> Path:
     """In the run; for a checkpoint that lies elsewhere, beside it and under its name."""
-    if checkpoint.parent.name == "checkpoints":
-        name = f"{record['split']}_step_{record['steps'][0]:08d}"
-        return checkpoint.parent.parent / "predictions" / name
-    return checkpoint.parent / "predictions" / f"{checkpoint.stem}_{record['split']}"
+    path = checkpoint.source or Path()
+    if path.parent.name == "checkpoints":
+        step = checkpoint.position["step"]
+        return path.parent.parent / "predictions" / f"{split}_step_{step:08d}"
+    return path.parent / "predictions" / f"{path.stem}_{split}"
 
 
-def trained_on(checkpoint: Checkpoint, prepared: Prepared, split: Split) -> int:
-    """How many questions of `split` the checkpoint was trained on, as far as can be told.
+def count_trained_on(checkpoint: Checkpoint, prepared: Prepared, split: Split) -> int:
+    """How many questions of `split` the checkpoint was trained on: all or none.
 
-    Exact where the training split is this one or still in `prepared`; otherwise a split of the same
-    dataset and name counts as the same.
+    All if a training split had the same questions, or the same dataset and name.
     """
-    seen: set[Id] = set()
-    ids = split.question_ids.tolist()
-    for trained in checkpoint.trained_on:
-        if trained["digest"] == split.digest:
-            return len(ids)
-        if trained["dataset"] != prepared.dataset:
-            continue
-        if trained["split"] in prepared.splits:
-            other = prepared.split(trained["split"])
-            if other.digest == trained["digest"]:
-                seen.update(set(other.question_ids.tolist()).intersection(ids))
-                continue
-        if trained["split"] == split.name:
-            return len(ids)
-    return len(seen)
+    name = prepared.dataset, split.name
+    same = any(
+        trained["digest"] == split.questions_digest
+        or (trained["dataset"], trained["split"]) == name
+        for trained in checkpoint.trained_on
+    )
+    return len(split) if same else 0
 
 
 if __name__ == "__main__":

@@ -4,34 +4,32 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 from pathlib import Path
 
 import torch
 
-from mcan.config import Config, dump_config, load_config
-from mcan.data.preflight import preflight
-from mcan.data.prepared import Prepared
-from mcan.engine.checkpoint import Checkpoint, load_checkpoint
-from mcan.engine.distributed import Ranks, ranks
-from mcan.engine.resume import check_same_data, checkpoint_to_resume
-from mcan.engine.run_folder import RunFolder
-from mcan.engine.signals import StopRequest, stop_on_signals
-from mcan.engine.trainer import Trainer
-from mcan.errors import command
-from mcan.nn.mcan import build_model
-from mcan.prediction import Evaluator
-from mcan.wiring import (
+from mcan.build import (
+    build_evaluator,
+    build_model,
     check_fits,
     choose_metric,
-    describe_run,
+    entry,
     model_sizes,
     open_dataset,
     open_stores,
-    say,
+    padded_lengths,
+    preflight,
+    run_metadata,
     word_vectors,
 )
+from mcan.config import Config, dump_config, load_config
+from mcan.data.prepared import Prepared
+from mcan.engine.checkpoint import Checkpoint, load_checkpoint
+from mcan.engine.processes import Processes, StopRequest, processes, stop_on_signals
+from mcan.engine.run_folder import RunFolder, check_resumable, checkpoint_to_resume
+from mcan.engine.trainer import Trainer
+from mcan.errors import command
 
 
 def parse() -> argparse.Namespace:
@@ -51,8 +49,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on where the run stopped (or start it if there is none); ends with the same bits "
-        "as a run that was not interrupted",
+        help="continue where the run stopped (or start it if there is none); the result is "
+        "bit-identical to a run that was not interrupted",
     )
     return parser.parse_intermixed_args()
 
@@ -61,58 +59,69 @@ def main() -> int:
     args = parse()
     config = load_config(args.config, args.overrides)
     run = RunFolder(Path(config.runs) / config.name)
-    with stop_on_signals() as stop, ranks(config.train.device) as job:
+    options = config.train
+    with stop_on_signals() as stop, processes(options.device, options.deterministic) as job:
         # Asked once: the first process may have made the folder by the time another looks.
-        path = job.on_first(lambda: checkpoint_to_resume(run, config, args.resume))
+        path, config = job.run_on_first(
+            lambda: checkpoint_to_resume(run, config, args.resume, job.device)
+        )
         checkpoint = load_checkpoint(path) if path is not None else None
-        if checkpoint is not None and checkpoint.position["epoch"] >= config.train.epochs:
-            say(job, f"{run.path}: finished after {config.train.epochs} epochs; nothing to resume")
+        if checkpoint is not None and checkpoint.position["epoch"] >= options.epochs:
+            job.print_once(f"{run.path}: finished after {options.epochs} epochs; nothing to resume")
             return 0
         finished = train(config, run, checkpoint, job, stop)
-    if finished:
-        say(job, f"finished; evaluate with: python eval.py {run.path}")
-        return 0
-    arguments = shlex.join([args.config, *args.overrides])
-    say(job, f"stopped; continue with: python train.py {arguments} --resume")
-    return stop.exit_status
+        if finished:
+            job.print_once(f"finished; evaluate with: python eval.py {run.path}")
+            return 0
+        arguments = shlex.join([args.config, *args.overrides])
+        job.print_once(f"stopped; continue with: python train.py {arguments} --resume")
+        return stop.exit_status
 
 
 def train(
-    config: Config, run: RunFolder, checkpoint: Checkpoint | None, job: Ranks, stop: StopRequest
+    config: Config,
+    run: RunFolder,
+    checkpoint: Checkpoint | None,
+    job: Processes,
+    stop: StopRequest,
 ) -> bool:
-    """Wire the parts and run the loop; True where it came to its end."""
+    """Build the parts and run the loop; True if it came to its end."""
+    if config.train.compile and job.device.type == "cpu":
+        job.print_once(
+            "warning: train.compile: compiling takes minutes on a CPU and seldom pays there"
+        )
     prepared = Prepared.open(config.data.prepared)
     stores = open_stores(config, job.device)
     dataset = open_dataset(config, prepared, config.data.train, stores)
     check_fits(config, dataset)
-    report = preflight(dataset)
-    for warning in report.warnings:
-        say(job, f"warning: {warning}")
-    evaluator = None
+    counts, warnings = preflight(dataset)
+    for warning in warnings:
+        job.print_once(f"warning: {warning}")
+    evaluate, lengths = None, padded_lengths(config, dataset)
     if config.data.evaluate is not None:
         held_out = open_dataset(config, prepared, [config.data.evaluate], stores)
+        lengths = padded_lengths(config, dataset, held_out)
         metric = choose_metric(config, prepared)
-        evaluator = Evaluator(held_out, metric, prepared.vocabulary, config, job)
+        evaluate = build_evaluator(held_out, metric, prepared.vocabulary, config, job, lengths)
 
     torch.manual_seed(config.seed)
     sizes = model_sizes(prepared.vocabulary, dataset)
     vectors, coverage = (None, None) if checkpoint else word_vectors(config, prepared.vocabulary)
-    model = build_model(config.model, sizes, vectors)
-    template = describe_run(config, prepared, dataset, sizes)
+    model = build_model(config.model, sizes, vectors).to(job.device)
+    metadata = run_metadata(config, prepared, dataset, sizes)
     if checkpoint is not None:
-        check_same_data(template, checkpoint, run.path)
+        check_resumable(checkpoint, metadata, run.path)
 
-    trainer = Trainer(model, dataset, evaluator, config, template, run, job, checkpoint)
+    enter = entry(config, job.device, config.train.precision, lengths)
+    trainer = Trainer(config, model, dataset, metadata, run, job, enter, evaluate, checkpoint)
     # Only now, so that a mistake in the config or the data leaves no folder behind.
     written = checkpoint.metrics_bytes if checkpoint else 0
-    job.on_first(lambda: run.start(dump_config(config), written))
-    parameters = sum(math.prod(p.shape) for p in model.parameters())
-    say(
-        job,
-        f"{run.path}: {report.questions:,} questions on {report.images:,} images, "
-        f"{report.unknown_word_share:.1%} unknown words, {parameters:,} parameters, "
-        f"{trainer.feed.epoch_steps:,} steps per epoch on {job.device} x {job.world}"
-        + (f"\n{coverage}" if coverage else ""),
+    job.run_on_first(lambda: run.start(dump_config(config), written))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    job.print_once(
+        f"{run.path}: {counts}, {parameters:,} parameters, "
+        f"{trainer.epoch_steps:,} steps per epoch on {job.device} x {job.world}"
+        + (f"\n{coverage}" if coverage else "")
     )
     return trainer.fit(stop)
 

@@ -6,10 +6,12 @@ killed by real signals, and `patch` can make it fail at an exact point.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -27,9 +29,10 @@ import torch._dynamo  # loaded once here, not in every process; so is TensorBoar
 import torch.utils.tensorboard
 import yaml
 
-from mcan.data.synthetic import SyntheticPaths, make_synthetic
-from mcan.engine.checkpoint import last_checkpoint
+from mcan.engine.checkpoint import last_checkpoint, list_checkpoints
+from mcan.engine.trainer import Trainer
 from mcan.errors import command
+from mcan.preparation.synthetic import SyntheticPaths, make_synthetic
 
 ROOT = Path(__file__).parent.parent
 FORK = multiprocessing.get_context("fork")
@@ -45,13 +48,15 @@ class Result:
     err: str
 
     def errors(self) -> list[str]:
+        """The lines that report an error; there is no traceback."""
+        assert "Traceback" not in self.err
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
 
 @cache
 def entry_point(name: str) -> ModuleType:
-    """`train` or `eval` as a module."""
-    spec = importlib.util.spec_from_file_location(f"entry_{name}", ROOT / f"{name}.py")
+    """An entry point, such as `train` or `scripts/score`, as a module."""
+    spec = importlib.util.spec_from_file_location(f"entry_{Path(name).name}", ROOT / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -65,10 +70,7 @@ class Lab:
 
     folder: Path
     data: SyntheticPaths
-
-    @property
-    def config(self) -> str:
-        return "config.yaml"
+    config = "config.yaml"
 
     def run(self, name: str) -> Path:
         return self.folder / "runs" / name
@@ -82,30 +84,36 @@ class Lab:
     def eval(self, *args: str, patch: Patch | None = None) -> Result:
         return self.execute("eval", args, patch)
 
-    def execute(
-        self,
-        script: str,
-        args: Sequence[str],
-        patch: Patch | None = None,
-        env: dict[str, str] | None = None,
-    ) -> Result:
+    def execute(self, script: str, args: Sequence[str], patch: Patch | None = None) -> Result:
         """Run an entry point to its end."""
-        return self.launch(script, args, patch, env)()
+        return self.launch(script, args, patch)()
 
     def launch(
         self,
         script: str,
         args: Sequence[str],
         patch: Patch | None = None,
-        env: dict[str, str] | None = None,
         number: int = 0,
+        **env: str,
     ) -> Callable[[], Result]:
         """Start an entry point; the function returned waits for its end."""
-        entry_point(script)
+        module = entry_point(script)
         printed = [self.folder / f"printed_{number}.{stream}" for stream in ("out", "err")]
-        process = FORK.Process(
-            target=_child, args=(script, args, self.folder, printed, patch, env or {})
-        )
+
+        def child() -> None:
+            os.setpgid(0, 0)
+            for descriptor, path in enumerate(printed, 1):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.environ.update(env)
+            os.chdir(self.folder)
+            sys.argv = [f"{script}.py", *args]
+            if patch is not None:
+                patch()
+            command(module.main)
+
+        process = FORK.Process(target=child)
         process.start()
 
         def wait() -> Result:
@@ -128,16 +136,11 @@ class Lab:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         arguments = [self.config, f"name={name}", *args] if script == "train" else [name, *args]
-        waiting = []
-        for rank in range(world):
-            env = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-            waiting.append(self.launch(script, arguments, patch, env, rank))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+        waiting = [
+            self.launch(script, arguments, patch, n, RANK=str(n), LOCAL_RANK=str(n), **address)
+            for n in range(world)
+        ]
         return [wait() for wait in waiting]
 
 
@@ -148,57 +151,33 @@ def program(*command: str, cwd: Path) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def _child(
-    script: str,
-    args: Sequence[str],
-    folder: Path,
-    printed: Sequence[Path],
-    patch: Patch | None,
-    env: dict[str, str],
-) -> None:
-    os.setpgid(0, 0)
-    for descriptor, path in enumerate(printed, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.update(env)
-    os.chdir(folder)
-    sys.argv = [f"{script}.py", *args]
-    if patch is not None:
-        patch()
-    command(entry_point(script).main)
-
-
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "seed": 3,
-    "data": {"prepared": "prepared", "images": ["images.h5"]},
-    "model": {
-        "hidden_size": 8,
-        "heads": 2,
-        "depth": 1,
-        "dropout": 0.2,
-        "reduction_size": 8,
-        "fusion_size": 12,
-        "question": {"embedding_size": 6},
-        "image": {"stem": {"channels": [4, 6], "strides": [2, 2]}},
-    },
-    "optimizer": {"lr": 0.003},
-    "schedule": {"name": "plateau", "warmup_epochs": 1, "decay_after": [2]},
-    "train": {
-        "epochs": 3,
-        "batch_size": 8,
-        "drop_last": False,
-        "device": "cpu",
-        "log_every": 4,
-        "checkpoint_every": 5,
-    },
-    "evaluation": {"batch_size": 5},
-}
+SMALL = """
+name: small
+seed: 3
+data: {prepared: prepared, images: [images.h5]}
+model:
+  hidden_size: 8
+  heads: 2
+  depth: 1
+  dropout: 0.2
+  reduction_size: 8
+  fusion_size: 12
+  question: {embedding_size: 6}
+  image: {box_embedding_size: 3, stem: {channels: [4, 6], strides: [2, 2]}}
+optimizer: {lr: 0.003}
+schedule: {name: plateau, warmup_epochs: 1, decay_after: [2]}
+train:
+  epochs: 3
+  batch_size: 8
+  drop_last: false
+  device: cpu
+  log_every: 4
+  checkpoint_every: 5
+evaluation: {batch_size: 5}
+"""
 """44 questions: six steps an epoch, the last of four questions, 18 in all. Neither log lines nor
 checkpoints coincide with epochs or with each other.
 """
-EPOCH_STEPS, EPOCHS = 6, 3
 
 
 def make_lab(folder: Path, changes: dict[str, Any] | None = None, **synthetic: Any) -> Lab:
@@ -208,13 +187,12 @@ def make_lab(folder: Path, changes: dict[str, Any] | None = None, **synthetic: A
         "images": 10,
         "answers": 5,
         "vocabulary": 12,
-        "words": (1, 6),
+        "words": dict.fromkeys(range(1, 7), 1),
         "regions": (1, 6),
         "feature_dim": 6,
-        "pixels": (8, 8),
     }
     data = make_synthetic(folder, **{**sizes, **synthetic})
-    config = dict(SMALL)
+    config = yaml.safe_load(SMALL)
     for key, value in (changes or {}).items():
         config[key] = value if "name" in value else {**config[key], **value}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -233,9 +211,16 @@ def load(path: Path | None) -> dict[str, Any]:
     return content
 
 
+def save_sealed(content: Any, path: Path, **options: Any) -> None:
+    """Write what `torch.save` can with a right checksum, as `Checkpoint.save` does its fields."""
+    torch.save(content, path, **options)
+    data = path.read_bytes()
+    path.write_bytes(data + f"\nsha256 {hashlib.sha256(data).hexdigest()}\n".encode())
+
+
 def outcome(run: Path) -> dict[str, Any]:
     """Everything that must be the same after an interruption: compare with `assert_same`."""
-    kept = ("model", "optimizer", "position", "window", "best", "config", "trained_on")
+    kept = ("model", "optimizer", "position", "loss_since_last_log", "best", "config", "trained_on")
     last, best = load(last_checkpoint(run / "checkpoints")), load(run / "checkpoints" / "best.pt")
     return {
         "last": {key: last[key] for key in kept},
@@ -301,3 +286,28 @@ def die() -> None:
 def send(number: int, group: bool = False) -> Callable[[], None]:
     """Sends a signal to the process, or to it and its workers."""
     return lambda: os.killpg(0, number) if group else os.kill(os.getpid(), number)
+
+
+def steps(lab: Lab, name: str) -> list[int]:
+    """Of the checkpoints of a run."""
+    return [int(path.stem[5:]) for path in list_checkpoints(lab.run(name) / "checkpoints")]
+
+
+def no_file_above(size: int) -> None:
+    """From now on, writing more than `size` bytes to a file fails."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def poison(step: int) -> Patch:
+    """Make the gradients of a step infinite."""
+
+    def patch() -> None:
+        original, calls = Trainer._backward, [0]
+
+        def backward(self: Trainer, batch: Any, scale: float, **options: Any) -> Any:
+            calls[0] += 1
+            return original(self, batch, scale if calls[0] != step else float("inf"), **options)
+
+        Trainer._backward = backward  # type: ignore[method-assign]
+
+    return patch

@@ -1,14 +1,10 @@
-"""Losses on logits (B, A) and sparse soft targets.
-
-Each is a sum over the questions given, so that pieces of a batch (accumulation steps, processes)
-add up to the whole batch's loss: `Loss.scale` is what the sum over the global batch is multiplied
-with.
-"""
+"""Losses on logits (B, A) and sparse soft targets. To add one, put it into `LOSSES`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,47 +15,58 @@ from mcan.batch import Targets
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss by name: `total` sums it over questions.
+    """A loss, and the probabilities that a network trained with it predicts.
 
-    `batch_mean` divides the sum over the batch by its number of questions; the reference's sum does
-    not, so that its gradient grows with the batch.
+    `total` (logits, targets) sums over the questions given, so that the parts of a batch
+    (micro-batches, processes) add up to the whole batch's loss. `probabilities` maps logits
+    (..., A) to probabilities (..., A). `batch_mean` divides the sum over the global batch by its
+    number of questions; the reference's loss does not, so its gradient grows with the batch.
     """
 
     total: Callable[[Tensor, Targets], Tensor]
+    probabilities: Callable[[Tensor], Tensor]
     batch_mean: bool
+    meaning: str
 
     def scale(self, questions: int) -> float:
-        """What the summed loss of a global batch of `questions` is multiplied with."""
+        """What the summed loss of a global batch of `questions` is multiplied by."""
         return 1 / questions if self.batch_mean else 1.0
 
 
 def bce_sum(logits: Tensor, targets: Targets) -> Tensor:
-    """Binary cross entropy on soft targets, summed over questions and answers (the reference's)."""
     dense = targets.dense(*logits.shape)
     return F.binary_cross_entropy_with_logits(logits.float(), dense, reduction="sum")
 
 
 def bce_mean(logits: Tensor, targets: Targets) -> Tensor:
-    """Binary cross entropy with soft targets, averaged over answers, summed over questions."""
     return bce_sum(logits, targets) / logits.shape[1]
 
 
 def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
-    """Cross entropy against each question's scores, normalised to sum to one.
-
-    With one answer per question it is the usual cross entropy; a question without a target adds
-    nothing.
-    """
-    mass = torch.zeros(len(logits), device=logits.device).index_add_(
-        0, targets.rows, targets.scores
-    )
-    shares = targets.scores / mass[targets.rows]
-    log_probability = torch.log_softmax(logits.float(), 1)[targets.rows, targets.answers]
-    return -(shares * log_probability).sum()
+    """A question without a target contributes nothing."""
+    mass = logits.new_zeros(len(logits), dtype=torch.float32)
+    mass.index_add_(0, targets.rows, targets.scores)
+    log_probability = logits.float().log_softmax(1)[targets.rows, targets.answers]
+    return -(targets.scores / mass[targets.rows] * log_probability).sum()
 
 
 LOSSES = {
-    "bce_sum": Loss(bce_sum, batch_mean=False),
-    "bce_mean": Loss(bce_mean, batch_mean=True),
-    "cross_entropy": Loss(cross_entropy, batch_mean=True),
+    "bce_sum": Loss(
+        bce_sum,
+        torch.sigmoid,
+        batch_mean=False,
+        meaning="binary cross entropy on soft scores, summed over batch and answers (reference)",
+    ),
+    "bce_mean": Loss(
+        bce_mean,
+        torch.sigmoid,
+        batch_mean=True,
+        meaning="binary cross entropy on soft scores, averaged over batch and answers",
+    ),
+    "cross_entropy": Loss(
+        cross_entropy,
+        partial(torch.softmax, dim=-1),
+        batch_mean=True,
+        meaning="cross entropy against the normalised scores, averaged over the batch",
+    ),
 }

@@ -1,122 +1,161 @@
 """A run is a folder: config, environment, metrics, TensorBoard events, checkpoints, predictions.
 
-Starting into an existing run is an error unless it is resumed; nothing is ever deleted but
-checkpoints past `keep_last`.
+Starting into an existing run is an error unless it is resumed. Nothing is ever deleted except
+checkpoints beyond `keep_last`.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from filelock import FileLock
 
 from mcan import __version__
+from mcan.batch import RowLayout
+from mcan.config import Config, flatten, free_keys, load_config
+from mcan.engine.checkpoint import FORMAT, Checkpoint, last_checkpoint
 from mcan.errors import RunError
-from mcan.files import write_text
+from mcan.files import lock_file, save_text, saving
+from mcan.section import show
 
-# What file systems without locks answer.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+ROOT = Path(__file__).resolve().parents[2]
+_WITHOUT_EFFECT = ("benchmarking", "benchmarking.py", "preparation", "tables")
+"""Parts of mcan/ that no trained or evaluated number depends on: data has digests of its own."""
+_NOT_PLOTTED = ("epoch", "n", "per_answer_type", "per_question_type")
 
 
 class RunFolder:
-    """Paths of a run, and the lock that keeps a second process out while one trains."""
+    """Paths of a run, and the lock that keeps a second process out while one trains.
+
+    Methods raise `OSError` if the folder cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
-        self.environment = path / "environment.json"
+        self.environment = path / "environment.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
 
     @property
     def exists(self) -> bool:
         return self.config.exists()
 
     def lock(self) -> None:
-        """Hold the run until this process ends, however it ends, and clear what a killed one left.
+        """Hold the run until this process ends, however it ends; clear what a killed one left.
 
-        Raises `RunError` where another process holds it.
+        Raises `RunError` if another process holds it.
         """
-        try:
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                # Not flock: its locks would live on in the loader's workers after a kill.
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise RunError(f"{self.path}: another process is training this run") from None
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                warning = "this file system has no locks; do not train this run twice at once"
-                sys.stderr.write(f"warning: {self.path}: {warning}\n")
-            self._lock = descriptor
-            for folder in (self.path, self.checkpoints):
-                for temporary in folder.glob(".*.tmp*"):
-                    temporary.unlink()
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self._lock = lock_file(self.path / ".lock")
+        if self._lock is None:
+            raise RunError(f"{self.path}: another process is training this run")
+        for folder in (self.path, self.checkpoints):
+            for temporary in folder.glob(".*.tmp*"):
+                temporary.unlink()
 
     def start(self, config_text: str, metrics_bytes: int = 0) -> None:
         """Make the folder of a new run and lock it, or go on in that of a locked one.
 
-        Raises `RunError` where the path holds anything else, cannot be written, or has less than
-        `metrics_bytes` of metrics.jsonl.
+        Raises `RunError` if the path contains anything else, or has less than `metrics_bytes` of
+        metrics.jsonl.
         """
-        try:
-            if self._lock is None:
-                self._create(config_text)
-            if metrics_bytes > (self.metrics.stat().st_size if self.metrics.exists() else 0):
-                raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
-            self._note_environment()
-        except OSError as error:
-            raise self._unwritable(error) from error
+        if self._lock is None:
+            # A run killed while it was created has left hidden files and empty folders only.
+            if not self.exists and any(path.is_file() for path in self.path.rglob("[!.]*")):
+                raise RunError(
+                    f"{self.path}: exists and is not a run folder; choose another name= or runs="
+                )
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.lock()
+            if self.exists:
+                raise RunError(f"{self.path}: another process has made this run in the meantime")
+            save_text(self.config, config_text)
+        if metrics_bytes > (self.metrics.stat().st_size if self.metrics.exists() else 0):
+            raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
+        with self.environment.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(describe_environment()) + "\n")
 
-    def _create(self, config_text: str) -> None:
-        if not self.exists and self.path.exists() and self._foreign():
+
+def checkpoint_to_resume(
+    run: RunFolder, config: Config, resume: bool, device: torch.device
+) -> tuple[Path | None, Config]:
+    """The checkpoint to resume from, and the config with `train.rows: auto` resolved.
+
+    None for a new run, or one stopped before its first checkpoint. Keys that the schema marks as
+    free may differ from those of the run; `auto` keeps its meaning. An existing run is locked.
+    Raises `RunError` if the run is not to be resumed, was started with another config, or is locked
+    by another process.
+    """
+    path, rows = None, config.train.rows
+    if run.exists:
+        if not resume:
             raise RunError(
-                f"{self.path}: exists and is not a run folder; choose another name= or runs="
+                f"{run.path}: this run exists; continue it with --resume, or choose another name="
             )
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.lock()
-        if self.exists:
-            raise RunError(f"{self.path}: another process has made this run in the meantime")
-        write_text(self.config, config_text)
+        earlier = load_config(run.config)
+        before, now = flatten(earlier.model_dump()), flatten(config.model_dump())
+        for key in sorted((before.keys() | now.keys()) - free_keys()):
+            if before.get(key) != now.get(key):
+                raise RunError(
+                    f"{run.config}: the run was started with {key} = {show(before.get(key))}, not "
+                    f"{show(now.get(key))}; resume with the same config, or choose another name="
+                )
+        if not run.checkpoints.is_dir():
+            raise RunError(f"{run.checkpoints}: is missing, so there is nothing to resume from")
+        run.lock()
+        path = last_checkpoint(run.checkpoints)
+        rows = earlier.train.rows if rows == "auto" else rows
+    layout = resolve_rows(rows, device, config.train.compile)
+    options = config.train.model_copy(update={"rows": layout})
+    return path, config.model_copy(update={"train": options})
 
-    def _foreign(self) -> bool:
-        """Holds what a run killed while it was being created cannot have left."""
-        if not self.path.is_dir():
-            return True
-        own = {self.checkpoints.name, ".lock"}
-        return any(
-            item.name not in own and not item.name.startswith(f".{self.config.name}.tmp")
-            for item in self.path.iterdir()
-        ) or any(self.checkpoints.glob("*"))
 
-    def _unwritable(self, error: OSError) -> RunError:
-        return RunError(f"{self.path}: cannot be written ({error.strerror})")
+def resolve_rows(
+    rows: Literal["auto", "padded", "packed"], device: torch.device, compiled: bool
+) -> RowLayout:
+    """The layout that `train.rows` means: `auto` is packed on a CPU without compilation."""
+    if rows != "auto":
+        return rows
+    return "packed" if device.type == "cpu" and not compiled else "padded"
 
-    def _note_environment(self) -> None:
-        """Append what this process runs on to environment.json: one entry per start or resume."""
-        starts: list[dict[str, Any]] = []
-        if self.environment.exists():
-            try:
-                starts = [*json.loads(self.environment.read_text(encoding="utf-8"))["starts"]]
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunError(f"{self.environment}: not the JSON that train.py wrote") from error
-        starts.append(describe_environment())
-        write_text(self.environment, json.dumps({"starts": starts}, indent=2) + "\n")
+
+def check_resumable(checkpoint: Checkpoint, now: Checkpoint, where: Path) -> None:
+    """Raise `RunError` if `checkpoint` was trained on other data than `now` describes, or if it is
+    of an earlier format.
+    """
+    if checkpoint.format != FORMAT:
+        raise RunError(
+            f"{checkpoint.source}: written by an earlier version of this project: it can be "
+            "evaluated, but training cannot be resumed from it"
+        )
+    if now.vocabulary_digest != checkpoint.vocabulary_digest:
+        raise RunError(f"{where}: the vocabulary of the prepared data has changed since the run")
+    # The stores without their paths: they may have moved.
+    data, earlier = (
+        [{**split, "stores": [*split["stores"].values()]} for split in described.trained_on]
+        for described in (now, checkpoint)
+    )
+    if data != earlier or now.sizes != checkpoint.sizes:
+        raise RunError(
+            f"{where}: the run was trained on other questions or image stores, or on these in "
+            "another order; restore them, or start another run with name=..."
+        )
 
 
 def describe_environment() -> dict[str, Any]:
@@ -125,7 +164,8 @@ def describe_environment() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "mcan": __version__,
-        "revision": _revision(),
+        "revision": git_revision(),
+        "code": code_digest(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "platform": platform.platform(),
@@ -136,18 +176,78 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _revision() -> str | None:
-    """The git revision of the source, with `+changes` where it was edited; None outside git."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip()
+@cache
+def code_digest() -> str:
+    """12 digits of SHA-256 over train.py, eval.py and the parts of mcan/ that can change a result.
+
+    A git revision would change with every commit to the documentation, and miss local edits.
+    """
+    package, digest = ROOT / "mcan", hashlib.sha256()
+    parts = [
+        path
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).parts[0] not in _WITHOUT_EFFECT
+    ]
+    for path in (ROOT / "train.py", ROOT / "eval.py", *parts):
+        content = path.read_bytes() if path.is_file() else b""  # an installed package has no script
+        digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+def git_revision() -> str:
+    """The git revision of the source, with `+changes` if it was edited; empty outside git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes"]
+    with suppress(OSError):  # no git
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return ""
+
+
+class RunLog:
+    """Appends one JSON object per line to metrics.jsonl and the same numbers to TensorBoard.
+
+    On resume, lines written after the checkpoint are cut off (`keep_bytes`), so that the file of a
+    resumed run equals an uninterrupted one's except for `samples_per_s`.
+
+    Methods raise `DataError` if the disk does not take a line; the checkpoints are intact then.
+    """
+
+    def __init__(self, run: RunFolder, keep_bytes: int, step: int) -> None:
+        self._run = run
+        self._step = step
+        self._board: SummaryWriter | None = None
+        with saving(run.metrics):
+            self._file = run.metrics.open("ab")
+            self._file.truncate(keep_bytes)
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """One line {"kind", "step", ...values}; TensorBoard gets numbers as `kind/name`."""
+        line = json.dumps({"kind": kind, "step": step, **values})
+        shown = {name: value for name, value in values.items() if name not in _NOT_PLOTTED}
+        for name, value in values.get("per_answer_type", {}).items():
+            shown[f"per_answer_type/{name}"] = value
+        with saving(self._run.metrics):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            if self._board is None:
+                # Imported after the first line, not at the start: TensorBoard takes a second.
+                from torch.utils.tensorboard import SummaryWriter
+
+                # What was shown for later steps is withdrawn: these steps are repeated.
+                self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._step + 1)
+            for name, value in shown.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def sync(self) -> int:
+        """Bring all lines to the disk; returns the bytes of metrics.jsonl."""
+        with saving(self._run.metrics):
+            os.fsync(self._file.fileno())
+            if self._board is not None:
+                self._board.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        # Every line was flushed; one that could not be written has been reported.
+        with suppress(OSError):
+            self._file.close()
+            if self._board is not None:
+                self._board.close()

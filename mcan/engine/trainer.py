@@ -1,290 +1,305 @@
 """The training loop.
 
-An update computes `accumulation` pieces per process; what it draws at random depends on (seed,
-step, rank) alone. Together with a sampler that depends on (seed, epoch) this makes a resumed run
-equal an uninterrupted one to the bit, wherever it was stopped.
+An update computes `accumulation` micro-batches per process. What it draws at random depends on
+(seed, step, rank) alone, and the order of questions on (seed, epoch). A resumed run is therefore
+bit-identical to an uninterrupted one, wherever it was stopped.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import InitVar, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from mcan.batch import Batch
+from mcan.console import progress
 from mcan.data.dataset import VQADataset
-from mcan.engine.checkpoint import Checkpoint, Position, last_checkpoint, store
-from mcan.engine.distributed import Ranks
-from mcan.engine.feed import Feed
+from mcan.data.loading import load_batches
+from mcan.data.sampler import BatchSampler
+from mcan.engine.checkpoint import Checkpoint, Position, last_checkpoint, save_newest
 from mcan.engine.losses import LOSSES
-from mcan.engine.optimisation import build_optimizer, build_schedule
-from mcan.engine.run_folder import RunFolder
-from mcan.engine.run_log import RunLog, SilentLog
-from mcan.engine.signals import StopRequest
-from mcan.errors import TrainingError
-from mcan.progress import progress
+from mcan.engine.optimizers import build_optimizer
+from mcan.engine.processes import Interrupted, Processes, StopRequest
+from mcan.engine.run_folder import RunFolder, RunLog
+from mcan.engine.schedules import RunLength
+from mcan.errors import RunError, TrainingError
+from mcan.nn.mcan import compile_in_place
 
 if TYPE_CHECKING:
     from mcan.config.schema import Config
 
 Evaluate = Callable[[nn.Module, Callable[[], bool]], dict[str, Any] | None]
-"""(model, should_stop) -> metrics with an "overall", or None where it stopped early; all ranks call
-it.
+"""(model, should_stop) -> metrics with an "overall", or None if it stopped early. All processes
+call it.
 """
 
 # A stop request has to reach all processes at the same step; asking costs a small all-reduce.
 STOP_CHECK_STEPS = 8
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Trains `model` on `dataset` and keeps the run's checkpoints and logs.
+    """Trains `model`, which is on its device, and writes the run's checkpoints and logs.
 
-    `template` holds what every checkpoint says about the run (config, vocabulary, sizes, splits).
-    `checkpoint` is where to go on, None for a new run.
+    `enter` moves a batch to the device and into the layout of rows that the network computes in.
+    `metadata` holds what every checkpoint says about the run (config, vocabulary, sizes, splits).
+    `checkpoint` is where to resume, None for a new run.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        dataset: VQADataset,
-        evaluate: Evaluate | None,
-        config: Config,
-        template: Checkpoint,
-        run: RunFolder,
-        ranks: Ranks,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
-        self.model = model.to(ranks.device)
-        self.evaluate = evaluate
-        self.seed = config.seed
-        self.options = config.train
-        self.template = template
-        self.run = run
-        self.ranks = ranks
-        self.feed = Feed(
-            dataset,
-            config.train.batch_size,
-            config.train.accumulation,
-            config.train.drop_last,
+    config: Config
+    model: nn.Module
+    dataset: VQADataset
+    metadata: Checkpoint
+    run: RunFolder
+    processes: Processes
+    enter: Callable[[Batch], Batch]
+    evaluate: Evaluate | None = None
+    checkpoint: InitVar[Checkpoint | None] = None
+
+    def __post_init__(self, checkpoint: Checkpoint | None) -> None:
+        config, options, processes = self.config, self.config.train, self.processes
+        if options.batch_size < processes.world * options.accumulation:
+            raise RunError(
+                f"train.batch_size {options.batch_size} is less than {processes.world} processes x "
+                f"train.accumulation {options.accumulation}; each micro-batch needs a question"
+            )
+        size, epoch = len(self.dataset), 0
+        self.sampler = BatchSampler(
+            size,
+            options.batch_size,
             config.seed,
-            config.data.workers,
-            ranks,
+            epoch,
+            options.drop_last,
+            processes.rank,
+            processes.world,
+            options.accumulation,
         )
-        self.base_rate = config.optimizer.lr
-        self.schedule = build_schedule(config, len(dataset), self.feed.epoch_steps)
-        self.loss = LOSSES[config.train.loss]
-        self.optimizer = build_optimizer(self.model, config.optimizer)
+        self.epoch_steps = self.sampler.batches
+        self.length = RunLength(size, options.batch_size, self.epoch_steps, options.epochs)
+        self.loss = LOSSES[options.loss]
+        self.optimizer = build_optimizer(self.model, **config.optimizer.model_dump())
         self.position = Position()
         self.best: dict[str, float] | None = None
         self.metrics_bytes = 0
-        self.window = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+        # Summed loss and number of questions of this process, on the device so as not to wait.
+        self.loss_since_last_log = torch.zeros(2, dtype=torch.float64, device=processes.device)
+        self.log: RunLog | None = None
         if checkpoint is not None:
             self._restore(checkpoint)
-        if config.train.compile:
-            self.model.compile(dynamic=True)
+        if options.compile:
+            compile_in_place(self.model)
         self.network: nn.Module = self.model
-        if ranks.world > 1:
-            on_gpu = ranks.device.type == "cuda"
-            self.network = DistributedDataParallel(
-                self.model, device_ids=[ranks.device] if on_gpu else None
-            )
-        self.log: RunLog | SilentLog = SilentLog()
+        if processes.world > 1:
+            device_ids = [processes.device] if processes.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.model, device_ids=device_ids)
 
     def fit(self, stop: StopRequest) -> bool:
-        """Train to the end; False where `stop` asked to leave (a checkpoint is written then)."""
-        if self.ranks.first:
-            run, step = self.run, self.position.step
-            self.log = RunLog(run.metrics, run.tensorboard, self.metrics_bytes, step)
+        """Train to the end; False if `stop` asked to leave (a checkpoint is written then)."""
+        if self.processes.first:
+            self.log = RunLog(self.run, self.metrics_bytes, self.position.step)
         stop.training = True
         try:
-            while self.position.epoch < self.options.epochs:
+            while self.position.epoch < self.config.train.epochs:
                 if not (self._train_epoch(stop) and self._finish_epoch(stop)):
                     self._save()
                     return False
             return True
         finally:
-            self.log.close()
+            if self.log is not None:
+                self.log.close()
 
     def _train_epoch(self, stop: StopRequest) -> bool:
-        """The rest of the epoch; False where it was left early."""
-        position, options = self.position, self.options
-        with self._progress() as bar:
-            started, seen = time.perf_counter(), 0
-            for pieces in self.feed.batches(position.epoch, position.batch):
-                rate = self._update(pieces)
-                position.batch += 1
-                position.step += 1
-                seen += self.feed.questions(position.batch - 1)
-                bar.update()
-                if (
-                    position.step % options.log_every == 0
-                    or position.batch == self.feed.epoch_steps
-                ):
-                    now = time.perf_counter()
-                    self._write_window(bar, rate, seen / (now - started))
-                    started, seen = now, 0
-                if (every := options.checkpoint_every) and position.step % every == 0:
-                    self._save()
-                if self._asked_to_stop(stop):
-                    return False
+        """The rest of the epoch; False if it was left early."""
+        position, options = self.position, self.config.train
+        self.model.train()
+        bar = progress(
+            total=self.epoch_steps,
+            initial=position.batch,
+            desc=f"epoch {position.epoch + 1}/{options.epochs}",
+            unit="step",
+            disable=not self.processes.first,
+        )
+        try:
+            with bar, self.batches(position.epoch, position.batch) as batches:
+                started, seen = time.perf_counter(), 0
+                while position.batch < self.epoch_steps:
+                    # A signal ends the wait for a batch, but not if other processes wait for this.
+                    stop.waiting = self.processes.world == 1
+                    micro_batches = next(batches)
+                    stop.waiting = False
+                    rate = self.update(micro_batches)
+                    seen += self._questions()
+                    position.batch += 1
+                    position.step += 1
+                    bar.update()
+                    ends = position.batch == self.epoch_steps
+                    if ends or position.step % options.log_every == 0:
+                        now = time.perf_counter()
+                        bar.set_postfix_str(self._log_training(rate, seen / (now - started)))
+                        started, seen = now, 0
+                    if (every := options.checkpoint_every) and position.step % every == 0:
+                        self._save()
+                    ask = self.processes.world == 1 or position.step % STOP_CHECK_STEPS == 0
+                    if ask and self.processes.any(stop.signal is not None):
+                        return False
+        except Interrupted:
+            return False  # between two steps, so that the position is right
         return True
 
+    @contextmanager
+    def batches(self, epoch: int, start: int) -> Iterator[Iterator[Sequence[Batch]]]:
+        """This process's micro-batches of each batch of an epoch, from batch `start` on."""
+        sampler = replace(self.sampler, epoch=epoch, start=start)
+        workers, pin_memory = self.config.data.workers, self.processes.device.type == "cuda"
+        with load_batches(self.dataset, sampler, workers, pin_memory) as single:
+            yield zip(*[single] * self.config.train.accumulation, strict=True)
+
+    def _questions(self) -> int:
+        """Questions in the batch at `position`, over all processes."""
+        size = self.config.train.batch_size
+        return min(size, len(self.dataset) - self.position.batch * size)
+
     def _finish_epoch(self, stop: StopRequest) -> bool:
-        """Evaluate where it is due and write the checkpoint; False where it was left early."""
-        position = self.position
-        number = position.epoch + 1
-        due = number % self.options.evaluate_every == 0 or number == self.options.epochs
-        improved = False
+        """Evaluate if it is due and write the checkpoint; False if it was left early."""
+        position, best = self.position, False
+        epoch = position.epoch + 1
+        options = self.config.train
+        due = epoch % options.evaluate_every == 0 or epoch == options.epochs
         if self.evaluate is not None and due:
-            # Processes have different numbers of batches to predict, so only one alone may break
-            # off.
-            alone = self.ranks.world == 1
+            # Processes predict different numbers of batches, so only one alone may break off.
+            alone = self.processes.world == 1
             metrics = self.evaluate(self.model, lambda: alone and stop.signal is not None)
             if metrics is None:
                 return False
-            improved = self._write_evaluation(metrics)
-        position.epoch, position.batch = number, 0
-        self._save(best=improved)
+            score = metrics["overall"]
+            if self.log is not None:
+                self.log.write("evaluation", position.step, {"epoch": epoch, **metrics})
+            self.processes.print_once(f"epoch {epoch}: accuracy {score:.2f} %")
+            best = self.best is None or score > self.best["score"]
+            if best:
+                self.best = {"score": score, "step": position.step}
+        position.epoch, position.batch = epoch, 0
+        self._save(best)
         return True
 
-    def _update(self, pieces: list[Batch]) -> float:
-        """One optimiser step on this process's pieces of the batch; returns the learning rate."""
-        position, ranks = self.position, self.ranks
-        rate = self.base_rate * self.schedule(position.step)
+    def update(self, micro_batches: Sequence[Batch]) -> float:
+        """One optimiser step on this process's part of the batch; returns the learning rate."""
+        position, processes = self.position, self.processes
+        factor = self.config.schedule.factor(position.step, self.length)
+        rate = self.config.optimizer.lr * factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(_step_seed(self.seed, position.step, ranks.rank))
+        torch.manual_seed(_step_seed(self.config.seed, position.step, processes.rank))
         self.optimizer.zero_grad()
         # DDP averages gradients over processes; the loss is a sum over the global batch.
-        scale = self.loss.scale(self.feed.questions(position.batch)) * ranks.world
-        for number, piece in enumerate(pieces):
-            last = number == len(pieces) - 1
-            if piece.size:
-                self.window[0] += self._backward(piece, scale, synchronise=last)
-                self.window[1] += piece.size
-            elif last and ranks.world > 1:
-                # DDP needs a backward pass from every process: one that counts for nothing.
-                self._backward(self.feed.dataset[[0]], 0.0, synchronise=True)
-        if ranks.device.type == "cpu":  # a GPU would have to be waited for
-            self._check_finite(position.step + 1)
-        if self.options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+        scale = self.loss.scale(self._questions()) * processes.world
+        with _explained(position.step + 1):
+            for number, batch in enumerate(micro_batches):
+                last = number == len(micro_batches) - 1
+                if batch.size:
+                    self.loss_since_last_log[0] += self._backward(batch, scale, synchronise=last)
+                    self.loss_since_last_log[1] += batch.size
+                elif last and processes.world > 1:
+                    # DDP needs a backward pass from every process: one that counts for nothing.
+                    self._backward(self.dataset[[0]], 0.0, synchronise=True)
+        if self.config.train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
         self.optimizer.step()
         return rate
 
-    def _backward(self, piece: Batch, scale: float, synchronise: bool) -> Tensor:
-        """Add a piece's gradients; returns its summed loss."""
-        device = self.ranks.device
-        piece = piece.to(device, non_blocking=True)
+    def _backward(self, batch: Batch, scale: float, synchronise: bool) -> Tensor:
+        """Add a micro-batch's gradients; returns its summed loss."""
+        batch, device = self.enter(batch), self.processes.device
         ddp = self.network if isinstance(self.network, DistributedDataParallel) else None
         with ddp.no_sync() if ddp is not None and not synchronise else nullcontext():
             with torch.autocast(
-                device.type, torch.bfloat16, enabled=self.options.precision == "bf16"
+                device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"
             ):
-                logits = self.network(piece.question, piece.image)
-            total = self.loss.total(logits, piece.targets)
+                logits = self.network(batch.question, batch.image)
+            total = self.loss.total(logits, batch.targets)
             torch.autograd.backward(total * scale)
         return total.detach().double()
 
-    def _asked_to_stop(self, stop: StopRequest) -> bool:
-        if self.ranks.world > 1 and self.position.step % STOP_CHECK_STEPS:
-            return False
-        return self.ranks.any(stop.signal is not None)
-
-    def _progress(self) -> tqdm[Any]:
-        return progress(
-            total=self.feed.epoch_steps,
-            initial=self.position.batch,
-            desc=f"epoch {self.position.epoch + 1}/{self.options.epochs}",
-            unit="step",
-            disable=not self.ranks.first,
-        )
-
-    def _write_window(self, bar: tqdm[Any], rate: float, speed: float) -> None:
-        """Log the mean loss per question since the last line."""
-        self._check_finite(self.position.step)
-        total, count = self.ranks.sum(self.window.clone()).tolist()
-        self.window.zero_()
-        loss = total / count
-        self.log.write(
-            "train",
-            self.position.step,
-            {
-                "epoch": self.position.epoch + 1,
-                "loss": loss,
-                "lr": rate,
-                "samples_per_s": round(speed, 1),
-            },
-        )
-        bar.set_postfix_str(f"loss {loss:.4f}, lr {rate:.2e}, {speed:,.0f} samples/s")
-
-    def _write_evaluation(self, metrics: dict[str, Any]) -> bool:
-        """Log an evaluation; True where it is the best so far."""
-        position, score = self.position, metrics["overall"]
-        self.log.write("evaluation", position.step, {"epoch": position.epoch + 1, **metrics})
-        if self.ranks.first:
-            tqdm.write(f"epoch {position.epoch + 1}: accuracy {score:.2f} %")
-        if self.best is not None and score <= self.best["score"]:
-            return False
-        self.best = {"score": score, "step": position.step}
-        return True
-
-    def _check_finite(self, step: int) -> None:
-        """Raise on all processes where the loss of one is not finite."""
-        if self.ranks.any(not math.isfinite(float(self.window[0]))):
-            raise TrainingError(self._diverged("the loss", step))
-
-    def _diverged(self, what: str, step: int) -> str:
-        kept = last_checkpoint(self.run.checkpoints)
-        remedy = f"the last good checkpoint is {kept}" if kept else "no checkpoint was written yet"
-        return (
-            f"{what} stopped being a finite number at step {step} "
-            f"(epoch {self.position.epoch + 1}); {remedy}; try a lower optimizer.lr, a longer "
-            "warm-up or train.clip_norm"
-        )
+    def _log_training(self, rate: float, speed: float) -> str:
+        """Log the mean loss per question since the last line; returns a text for the bar."""
+        total, count = self.processes.sum(self.loss_since_last_log.clone()).tolist()
+        if not math.isfinite(total):
+            raise self._diverged("the loss")
+        self.loss_since_last_log.zero_()
+        loss, epoch = total / count, self.position.epoch + 1
+        if self.log is not None:
+            values = {"epoch": epoch, "loss": loss, "lr": rate, "samples_per_s": round(speed, 1)}
+            self.log.write("train", self.position.step, values)
+        return f"loss {loss:.4f}, lr {rate:.2e}, {speed:,.0f} samples/s"
 
     def _save(self, best: bool = False) -> None:
-        """Write a checkpoint and drop those past `keep_last`; all processes call it."""
-        self._check_finite(self.position.step)
-        windows = self.ranks.gather(self.window.tolist())
-        self.ranks.on_first(lambda: self._write_checkpoint(windows or [], best))
+        """Write a checkpoint and drop those beyond `keep_last`; all processes call it."""
+        sums = self.processes.gather(self.loss_since_last_log.tolist())
+        self.processes.run_on_first(lambda: self._write_checkpoint(sums, best))
 
-    def _write_checkpoint(self, windows: list[list[float]], best: bool) -> None:
+    def _write_checkpoint(self, sums: list[list[float]], best: bool) -> None:
+        assert self.log is not None
         state = self.model.state_dict()
         if not all(bool(value.isfinite().all()) for value in state.values()):
-            raise TrainingError(self._diverged("a weight", self.position.step))
+            raise self._diverged("a weight")
         checkpoint = replace(
-            self.template,
+            self.metadata,
             model=state,
             optimizer=self.optimizer.state_dict(),
             position=dict(vars(self.position)),
-            window=windows,
+            loss_since_last_log=sums,
             best=self.best,
             metrics_bytes=self.log.sync(),
         )
-        store(checkpoint, self.run.checkpoints, best, self.options.keep_last)
+        save_newest(checkpoint, self.run.checkpoints, best, self.config.train.keep_last)
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept = last_checkpoint(self.run.checkpoints)
+        remedy = f"the last good checkpoint is {kept}" if kept else "no checkpoint was written yet"
+        return TrainingError(
+            f"{what} is no longer a finite number by step {self.position.step}; {remedy}; try a "
+            "lower optimizer.lr, a longer warm-up or train.clip_norm"
+        )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         checkpoint.restore(self.model, self.optimizer)
         self.position = Position(**checkpoint.position)
         self.best = checkpoint.best
         self.metrics_bytes = checkpoint.metrics_bytes
-        windows = torch.tensor(checkpoint.window, dtype=torch.float64)
-        if len(windows) == self.ranks.world:
-            self.window.copy_(windows[self.ranks.rank])
-        elif self.ranks.first:
-            self.window.copy_(windows.sum(0))
+        sums = torch.tensor(checkpoint.loss_since_last_log, dtype=torch.float64)
+        if len(sums) == self.processes.world:
+            self.loss_since_last_log.copy_(sums[self.processes.rank])
+        elif self.processes.first:  # resumed with another number of processes
+            self.loss_since_last_log.copy_(sums.sum(0))
+
+
+@contextmanager
+def _explained(step: int) -> Iterator[None]:
+    """Failures of torch that a key can cure, as a `TrainingError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            remedy = "out of memory; raise train.accumulation or lower train.batch_size"
+        elif "use_deterministic_algorithms" in text:
+            remedy = f"{text.split('. ')[0]}; use train.deterministic=warn"
+        else:
+            raise
+        raise TrainingError(f"step {step}: {remedy}") from error
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for one step of one process; distinct ones are independent streams."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+    """A seed of 32 bits, which is what torch's CPU generator takes of one.
+
+    Two steps may share a stream by chance: 2^-32 for a given pair.
+    """
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

@@ -1,153 +1,135 @@
-"""Accuracy of predicted answers, and the best that an answer vocabulary allows.
+"""Metrics: the accuracy of predicted answers, and the best that an answer vocabulary allows.
 
-- `exact`: 1 where the prediction is, as written, one of the human answers;
-- `vqa`: the VQA organisers' evaluator since March 2021. White space is tidied in both. Where the
-  human answers differ, they and the prediction are normalised (`normalise_answer`);
-- `vqa_pre2021`: the evaluator before, by which earlier papers report. The prediction is always
-  normalised; human answers lose punctuation only, and only where they differ.
-
-The two of VQA credit agreement with n annotators by `soft_score`: the mean of min(1, matches / 3)
-over the ways to leave one out. One annotator: 1 for a match.
+To add one, put it into `METRICS`. N questions, each with at least one human answer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcan.data.split import Types
-from mcan.errors import DataError
+from mcan.data.prepared import Categories
 from mcan.text.answers import normalise_answer, soft_score, strip_punctuation
 
-Metric = Literal["exact", "vqa", "vqa_pre2021"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-Form = Callable[[str], str]
+Accuracies = NDArray[np.float64]
+Compared = tuple[Sequence[str], Callable[[str], str]]
 
 
-def _as_written(text: str) -> str:
-    return text
+@dataclass(frozen=True)
+class Metric:
+    """How a prediction is scored against the human answers of its question.
+
+    `compare` takes the human answers and returns them as they are compared, with the function that
+    brings a prediction into the same form. `credit` maps the number of annotators who gave the
+    predicted answer, and of all annotators, to an accuracy from 0 to 1. Soft targets are the credit
+    of human answers in the form that `target` gives them, that of the answers of a vocabulary.
+    """
+
+    compare: Callable[[Sequence[str]], Compared]
+    credit: Callable[[int, int], float]
+    target: Callable[[str], str]
+    meaning: str
 
 
-def _tidied(text: str) -> str:
+def _strip(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _normalised(text: str) -> str:
-    return normalise_answer(_tidied(text))
+def _strip_and_normalise(text: str) -> str:
+    return normalise_answer(_strip(text))
 
 
-def _differ(answers: Sequence[str]) -> bool:
-    return any(answer != answers[0] for answer in answers)
+def _compare_vqa(answers: Sequence[str]) -> Compared:
+    """White space is stripped on both sides; both are normalised if the annotators disagree."""
+    stripped = [_strip(answer) for answer in answers]
+    if len(set(stripped)) == 1:
+        return stripped, _strip
+    return [normalise_answer(answer) for answer in stripped], _strip_and_normalise
 
 
-# What is compared: the human answers of one question, and the form that a prediction takes.
-def _compared_exact(answers: Sequence[str]) -> tuple[Sequence[str], Form]:
-    return answers, _as_written
+def _compare_vqa_pre2021(answers: Sequence[str]) -> Compared:
+    """Predictions are normalised; human answers only lose punctuation, if annotators disagree."""
+    if len(set(answers)) > 1:
+        answers = [strip_punctuation(answer) for answer in answers]
+    return answers, _strip_and_normalise
 
 
-def _compared_vqa(answers: Sequence[str]) -> tuple[Sequence[str], Form]:
-    tidied = [_tidied(answer) for answer in answers]
-    if _differ(tidied):
-        return [normalise_answer(answer) for answer in tidied], _normalised
-    return tidied, _tidied
-
-
-def _compared_vqa_pre2021(answers: Sequence[str]) -> tuple[Sequence[str], Form]:
-    if _differ(answers):
-        return [strip_punctuation(answer) for answer in answers], _normalised
-    return answers, _normalised
-
-
-def _any_match(count: int, annotators: int) -> float:
-    return float(count > 0)
-
-
-class _Rule(NamedTuple):
-    compared: Callable[[Sequence[str]], tuple[Sequence[str], Form]]
-    credit: Callable[[int, int], float]
-
-
-_RULES: dict[Metric, _Rule] = {
-    "exact": _Rule(_compared_exact, _any_match),
-    "vqa": _Rule(_compared_vqa, soft_score),
-    "vqa_pre2021": _Rule(_compared_vqa_pre2021, soft_score),
+# `soft_score`: the mean of min(1, matches / 3) over the ways to leave one annotator out.
+METRICS = {
+    "exact": Metric(
+        lambda answers: (answers, str),
+        lambda matches, _: float(matches > 0),
+        str,
+        "share of right answers",
+    ),
+    "vqa": Metric(
+        _compare_vqa, soft_score, normalise_answer, "the VQA organisers' accuracy since March 2021"
+    ),
+    "vqa_pre2021": Metric(
+        _compare_vqa_pre2021,
+        soft_score,
+        normalise_answer,
+        "the VQA organisers' accuracy before, as in older papers",
+    ),
 }
 
 
-def _questions(
-    rule: _Rule, answers: Sequence[Sequence[str]]
-) -> Iterator[tuple[Sequence[str], Form]]:
-    for row, given in enumerate(answers):
-        if not given:
-            raise DataError(f"question {row} (counted from 0) has no human answer to score against")
-        yield rule.compared(given)
+def explain_metrics() -> str:
+    """The metrics and their meanings on one line, for `--help`."""
+    return "; ".join(f"{name}: {metric.meaning}" for name, metric in METRICS.items())
 
 
 def accuracies(
-    metric: Metric, predictions: Sequence[str], answers: Sequence[Sequence[str]]
-) -> NDArray[np.float64]:
-    """(N,) the accuracy of each prediction, 0 to 1, given the human answers of its question.
-
-    Raises `DataError` where a question has no human answer.
-    """
-    rule = _RULES[metric]
+    metric: str, predictions: Sequence[str], answers: Sequence[Sequence[str]]
+) -> Accuracies:
+    """(N,) the accuracy of each prediction, 0 to 1, given the human answers of its question."""
+    rule = METRICS[metric]
     scores = np.empty(len(answers))
-    questions = zip(predictions, _questions(rule, answers), strict=True)
-    for row, (prediction, (given, form)) in enumerate(questions):
-        scores[row] = rule.credit(given.count(form(prediction)), len(given))
+    for row, (prediction, given) in enumerate(zip(predictions, answers, strict=True)):
+        compared, prepare = rule.compare(given)
+        scores[row] = rule.credit(compared.count(prepare(prediction)), len(given))
     return scores
 
 
 def upper_bound(
-    metric: Metric, answers: Sequence[Sequence[str]], vocabulary_answers: Collection[str]
-) -> NDArray[np.float64]:
-    """(N,) the highest accuracy, 0 to 1, that any of `vocabulary_answers` reaches on each question.
-
-    Raises `DataError` where a question has no human answer.
-    """
-    rule = _RULES[metric]
+    metric: str, answers: Sequence[Sequence[str]], vocabulary_answers: Collection[str]
+) -> Accuracies:
+    """(N,) the highest accuracy, 0 to 1, that any of `vocabulary_answers` has on each question."""
+    rule = METRICS[metric]
     scores = np.empty(len(answers))
-    reachable: dict[Form, set[str]] = {}
-    for row, (given, form) in enumerate(_questions(rule, answers)):
-        if form not in reachable:
-            reachable[form] = {form(answer) for answer in vocabulary_answers}
-        candidates = reachable[form].intersection(given)
-        credits = (rule.credit(given.count(answer), len(given)) for answer in candidates)
+    reachable: dict[Callable[[str], str], set[str]] = {}
+    for row, given in enumerate(answers):
+        compared, prepare = rule.compare(given)
+        if prepare not in reachable:
+            reachable[prepare] = set(map(prepare, vocabulary_answers))
+        candidates = reachable[prepare].intersection(compared)
+        credits = (rule.credit(compared.count(answer), len(given)) for answer in candidates)
         scores[row] = max(credits, default=0.0)
     return scores
 
 
-def summarise(
-    scores: NDArray[np.float64],
-    answer_types: Types | None = None,
-    question_types: Types | None = None,
+def percentage(scores: Accuracies) -> float:
+    """The mean of `scores` (N,) times 100, whatever order they come in; nan without any."""
+    return 100 * math.fsum(scores.tolist()) / len(scores) if len(scores) else math.nan
+
+
+def rows_by_type(types: Categories) -> dict[str, NDArray[np.bool_]]:
+    """The questions (N,) of each type that occurs, in alphabetical order."""
+    codes = sorted(np.unique(types.codes), key=lambda code: str(types.names[code]))
+    return {types.names[code]: types.codes == code for code in codes}
+
+
+def summarise_scores(
+    scores: Accuracies, answer_types: Categories, question_types: Categories
 ) -> dict[str, Any]:
-    """The report of `scores` (N,), 0 to 1: percentages, not rounded, overall and per type.
-
-    Keys: `n`, `overall` (None where there is no question), `per_answer_type` and
-    `per_question_type`, which name only the types that occur, in alphabetical order.
-    """
-    return {
-        "n": len(scores),
-        "overall": _percentage(scores) if len(scores) else None,
-        "per_answer_type": _percentages(scores, answer_types),
-        "per_question_type": _percentages(scores, question_types),
-    }
-
-
-def _percentage(scores: NDArray[np.float64]) -> float:
-    # An exact sum: the same to the last digit, whatever order the questions come in.
-    return 100 * math.fsum(scores.tolist()) / len(scores)
-
-
-def _percentages(scores: NDArray[np.float64], grouping: Types | None) -> dict[str, float]:
-    if grouping is None:
-        return {}
-    return {
-        grouping.names[code]: _percentage(scores[grouping.codes == code])
-        for code in sorted(np.unique(grouping.codes), key=lambda code: grouping.names[code])
-    }
+    """`n`, and percentages of `scores` (N,): `overall`, `per_answer_type`, `per_question_type`."""
+    summary: dict[str, Any] = {"n": len(scores), "overall": percentage(scores)}
+    for kind, types in (("answer", answer_types), ("question", question_types)):
+        rows = rows_by_type(types).items()
+        summary[f"per_{kind}_type"] = {name: percentage(scores[of_type]) for name, of_type in rows}
+    return summary

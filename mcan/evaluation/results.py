@@ -1,49 +1,107 @@
-"""Result files, made here or elsewhere: a JSON list of {question_id, answer}."""
+"""Result files, made here or elsewhere, and the scores of a dataset's predictions.
+
+N questions, A answers of the vocabulary, k answers kept per question.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mcan.data.hdf5 import Id
-from mcan.data.vqa_layout import read_records
+from mcan.console import align
+from mcan.data.arrays import Id
+from mcan.data.dataset import VQADataset
+from mcan.data.prepared import Categories
+from mcan.data.records import read_records
 from mcan.errors import DataError
+from mcan.evaluation.metrics import (
+    accuracies,
+    percentage,
+    rows_by_type,
+    summarise_scores,
+    upper_bound,
+)
+from mcan.evaluation.predict import Predictions
 
-_NAMED = 5
+PREDICTIONS_FILE = "predictions.json"
+METRICS_FILE = "metrics.json"
+
+
+class Scorer:
+    """Scores predictions, which index the `vocabulary_answers` (A,), for one dataset."""
+
+    def __init__(self, dataset: VQADataset, metric: str, vocabulary_answers: Sequence[str]) -> None:
+        self._dataset = dataset
+        self._metric = metric
+        self._vocabulary = vocabulary_answers
+        self.possible = all(split.human_answers.complete for split in dataset.splits)
+
+    @cached_property  # read when first needed: a test split has none
+    def _human_answers(self) -> list[list[str]]:
+        return self._dataset.human_answers()
+
+    def metrics(self, predictions: Predictions) -> dict[str, Any]:
+        """Accuracies in percent: n, overall, per_answer_type, per_question_type."""
+        answers = [self._vocabulary[index] for index in predictions.answers[:, 0].tolist()]
+        scores = accuracies(self._metric, answers, self._human_answers)
+        return summarise_scores(scores, self._dataset.answer_types, self._dataset.question_types)
+
+    def upper_bound(self) -> float:
+        """The percentage that a model reaches if it always picks the best answer it knows."""
+        return percentage(upper_bound(self._metric, self._human_answers, self._vocabulary))
+
+
+def prediction_entries(
+    dataset: VQADataset,
+    predictions: Predictions,
+    vocabulary_answers: Sequence[str],
+    top: bool = False,
+) -> list[dict[str, Any]]:
+    """[{question_id, answer}]; `top` adds the k best answers with their probabilities."""
+    entries: list[dict[str, Any]] = []
+    ids = dataset.question_ids()
+    columns = (predictions.rows, predictions.answers, predictions.probabilities)
+    for row, indices, probabilities in zip(*(c.tolist() for c in columns), strict=True):
+        names = [vocabulary_answers[index] for index in indices]
+        entry: dict[str, Any] = {"question_id": ids[row], "answer": names[0]}
+        if top:
+            pairs = zip(names, probabilities, strict=True)
+            entry["top"] = [{"answer": name, "probability": value} for name, value in pairs]
+        entries.append(entry)
+    return entries
 
 
 def read_results(path: Path, question_ids: Sequence[Id], where: str) -> list[str]:
-    """The answer to each of `question_ids`, in their order; `where` names the file they are from.
+    """The answer to each of `question_ids`, in their order; `where` says whose ids they are.
 
-    The file must answer every question once. Raises `DataError`, which names the entries, where
-    questions are missing, unknown or answered twice, or an answer is not text.
+    Raises `DataError` with the ids if questions are missing, unknown or answered twice, or if an
+    answer is not text.
     """
     answers: dict[Id, str] = {}
     twice: list[Id] = []
     for record in read_records(path):
-        question_id = record.id("question_id", None)
+        question_id = record.id("question_id")
         if question_id in answers:
             twice.append(question_id)
         answers[question_id] = record.text("answer")
     expected = set(question_ids)
-    for ids, what in (
-        (twice, "answered more than once"),
-        ([i for i in answers if i not in expected], f"not in {where}"),
-        ([i for i in question_ids if i not in answers], f"of {where} without an answer"),
-    ):
-        if ids:
-            raise DataError(f"{path}: {name_ids(ids)} {what}")
+    if twice:
+        raise DataError(f"{path}: {name_ids(twice)} answered more than once")
+    if unknown := [i for i in answers if i not in expected]:
+        raise DataError(f"{path}: {name_ids(unknown)} not in {where}")
+    if missing := [i for i in question_ids if i not in answers]:
+        raise DataError(f"{path}: {name_ids(missing)} of {where} without an answer")
     return [answers[question_id] for question_id in question_ids]
 
 
 def submission(
     entries: Iterable[dict[str, Any]], question_ids: Collection[Id], where: str
 ) -> list[dict[str, Any]]:
-    """The entries of `question_ids`, as the evaluation server takes them: each question once.
+    """The entries of `question_ids` alone (test-dev is a part of test), as the server takes them.
 
-    test-dev is a part of test: answers to further questions are left out. Raises `DataError` where
-    a question has no answer or an id is not an integer.
+    Raises `DataError` if a question has no answer or an id is not an integer.
     """
     answers = {entry["question_id"]: entry["answer"] for entry in entries}
     if missing := [i for i in question_ids if i not in answers]:
@@ -53,8 +111,21 @@ def submission(
     return [{"question_id": i, "answer": answers[i]} for i in question_ids]
 
 
-def name_ids(ids: Sequence[Id]) -> str:
+def name_ids(ids: Sequence[Id], most: int = 5) -> str:
     """`questions 1, 2 and 3 more`"""
-    named = ", ".join(map(repr, ids[:_NAMED]))
-    more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
+    named = ", ".join(map(repr, ids[:most]))
+    more = f" and {len(ids) - most:,} more" if len(ids) > most else ""
     return f"question{'s' if len(ids) > 1 else ''} {named}{more}"
+
+
+def accuracy_table(
+    metrics: dict[str, Any], answer_types: Categories, question_types: Categories
+) -> str:
+    """The accuracies as a text table: overall, per answer type, per question type."""
+    rows = [["", "questions", "accuracy %"]]
+    rows += [["overall", f"{metrics['n']:,}", f"{metrics['overall']:.2f}"]]
+    for kind, types in (("answer", answer_types), ("question", question_types)):
+        for name, of_type in rows_by_type(types).items():
+            label, value = f"{kind} type: {name or '(none)'}", metrics[f"per_{kind}_type"][name]
+            rows.append([label, f"{of_type.sum():,}", f"{value:.2f}"])
+    return align(rows)

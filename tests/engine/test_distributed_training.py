@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from typing import Any
@@ -19,17 +20,19 @@ from runs import (
     load,
     make_lab,
     metrics_of,
+    no_file_above,
     outcome,
+    poison,
     program,
     send,
+    steps,
 )
-from test_interruptions import no_file_above, poison, steps
 from torch.nn.parallel import DistributedDataParallel
 
 from mcan.engine import trainer
-from mcan.engine.distributed import Ranks
 from mcan.engine.trainer import STOP_CHECK_STEPS, Trainer
 
+SLOW = pytest.mark.slow
 FULL = ["train.accumulation=2", "train.loss=cross_entropy", "train.clip_norm=0.5"]
 
 
@@ -40,8 +43,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return make_lab(tmp_path_factory.mktemp("lab"), changes, questions=41)
 
 
-def train_on_two(lab: Lab, name: str, *args: str, **options: Any) -> None:
-    for result in lab.train_over_ranks(2, name, *args, **options):
+def train_on(world: int, lab: Lab, name: str, *args: str, **options: Any) -> None:
+    for result in lab.train_over_ranks(world, name, *args, **options):
         assert result.status == 0, result.err
 
 
@@ -57,10 +60,15 @@ def assert_close(lab: Lab, one: str, other: str, last: str = "step_00000018.pt")
         torch.testing.assert_close(weight, states[1]["model"][name], atol=2e-4, rtol=1e-3)
 
 
-def test_two_processes_train_as_one(lab):
-    assert lab.train("one", *FULL).status == 0
-    train_on_two(lab, "two", *FULL)
-    assert_close(lab, "one", "two")
+@pytest.mark.parametrize(
+    ("world", "options"),
+    [(2, FULL), *(pytest.param(3, [f"train.loss=bce_{x}"], marks=SLOW) for x in ("sum", "mean"))],
+)
+def test_processes_train_as_one(lab, world, options, request):
+    name = request.node.callspec.id
+    assert lab.train(f"{name}_one", *options).status == 0
+    train_on(world, lab, name, *options)
+    assert_close(lab, f"{name}_one", name)
 
 
 class SmallBuckets(DistributedDataParallel):
@@ -78,33 +86,23 @@ def test_last_piece_of_a_process_without_questions(lab):
     """The three questions of the last batch leave the first process none in its third piece."""
     options = ["train.accumulation=3", "train.batch_size=19"]
     assert lab.train("thirds_one", *options).status == 0
-    train_on_two(lab, "thirds_two", *options, patch=small_buckets)
+    train_on(2, lab, "thirds_two", *options, patch=small_buckets)
     assert_close(lab, "thirds_one", "thirds_two", "step_00000009.pt")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loss", ["bce_sum", "bce_mean"])
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_train_as_one(lab, loss, world):
-    assert lab.train(f"{loss}_1_{world}", f"train.loss={loss}").status == 0
-    for result in lab.train_over_ranks(world, f"{loss}_{world}", f"train.loss={loss}"):
-        assert result.status == 0, result.err
-    assert_close(lab, f"{loss}_1_{world}", f"{loss}_{world}")
 
 
 def test_killed_and_resumed(lab):
     dropout = ["model.dropout=0.3", *FULL]
-    train_on_two(lab, "straight", *dropout)
-    kill = at_call(Trainer, "_update", 9, die)
+    train_on(2, lab, "straight", *dropout)
+    kill = at_call(Trainer, "update", 9, die)
     assert [r.status for r in lab.train_over_ranks(2, "killed", *dropout, patch=kill)] == [-9, -9]
-    train_on_two(lab, "killed", *dropout, "--resume")
+    train_on(2, lab, "killed", *dropout, "--resume")
     assert_same(outcome(lab.run("killed")), outcome(lab.run("straight")))
 
 
-@pytest.mark.slow
+@SLOW
 def test_resumed_with_fewer_processes(lab):
     """Without dropout, that is the same training but for rounding; nothing is counted twice."""
-    kill = at_call(Trainer, "_update", 9, die)
+    kill = at_call(Trainer, "update", 9, die)
     assert [r.status for r in lab.train_over_ranks(2, "fewer", *FULL, patch=kill)] == [-9, -9]
     assert lab.resume("fewer", *FULL).status == 0
     assert lab.train("one_again", *FULL).status == 0
@@ -115,27 +113,25 @@ def only(rank: int, patch: Any) -> Any:
     """The patch in one of the processes."""
 
     def chosen() -> None:
-        import os
-
         if os.environ["RANK"] == str(rank):
             patch()
 
     return chosen
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_to_one_process_stops_all(lab, number):
-    name = f"signal_{number}"
-    stop = only(1, at_call(Trainer, "_update", 3, send(number)))
+@SLOW
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signal_to_one_process_stops_all(lab, number, status):
+    name = f"signal_{status}"
+    stop = only(1, at_call(Trainer, "update", 3, send(number)))
     results = lab.train_over_ranks(2, name, patch=stop)
-    assert [r.status for r in results] == [0, 130 if number == signal.SIGINT else 0]
+    assert [r.status for r in results] == [0, status]
     assert steps(lab, name) == [STOP_CHECK_STEPS]
     assert "stopped; continue with" in results[0].err
     assert results[1].err == ""
-    train_on_two(lab, name, "--resume")
-    train_on_two(lab, f"straight_{number}")
-    assert_same(outcome(lab.run(name)), outcome(lab.run(f"straight_{number}")))
+    train_on(2, lab, name, "--resume")
+    train_on(2, lab, f"straight_{status}")
+    assert_same(outcome(lab.run(name)), outcome(lab.run(f"straight_{status}")))
 
 
 def test_mistakes_end_all_processes_alike(lab):
@@ -147,28 +143,31 @@ def test_mistakes_end_all_processes_alike(lab):
         assert result.err.startswith("error: runs/there: this run exists; continue it with --res")
         assert result.err.count("\n") == 1
     assert contents(lab.run("there")) == before
+    for result in lab.train_over_ranks(2, "small", "train.batch_size=3", "train.accumulation=2"):
+        assert "train.batch_size 3 is less than 2 processes x train.accumulation 2" in result.err
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_loss_not_finite_in_one_process(lab, rank):
-    name = f"poisoned_{rank}"
-    for result in lab.train_over_ranks(2, name, patch=only(rank, poison(9, "loss"))):
+@pytest.mark.parametrize(
+    ("patch", "sentence"),
+    [
+        (only(1, poison(9)), "a weight is no longer a finite number by step 10"),
+        (
+            only(0, at_call(Trainer, "update", 9, lambda: no_file_above(20_000))),
+            "step_00000010.pt: the checkpoint could not",
+        ),
+    ],
+    ids=["diverged", "disk_full"],
+)
+def test_failure_in_one_process(lab, patch, sentence, request):
+    name = request.node.callspec.id
+    for result in lab.train_over_ranks(2, name, patch=patch):
         assert result.status == 1
-        assert "loss stopped being a finite number at step 9" in result.err.splitlines()[-1]
+        assert sentence in result.err.splitlines()[-1]
         assert "Traceback" not in result.err
     assert steps(lab, name) == [6]
 
 
-def test_disk_full(lab):
-    full = only(0, at_call(Trainer, "_update", 9, lambda: no_file_above(20_000)))
-    for result in lab.train_over_ranks(2, "full", patch=full):
-        assert result.status == 1
-        assert "step_00000010.pt: the checkpoint could not" in result.err.splitlines()[-1]
-        assert "Traceback" not in result.err
-    assert steps(lab, "full") == [6]
-
-
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=SLOW)])
 def test_evaluation_over_processes(lab, world):
     """Ten questions in three parts; each is predicted once, in the dataset's order."""
     if not lab.run("scored").exists():
@@ -192,17 +191,7 @@ def test_evaluation_over_processes(lab, world):
         assert found == pytest.approx(there, rel=1e-5)
 
 
-def test_one_process_alone():
-    ranks = Ranks(torch.device("cpu"))
-    assert ranks.first
-    assert ranks.gather("x") == ["x"]
-    assert ranks.share("x") == "x"
-    assert ranks.on_first(lambda: 7) == 7
-    assert (ranks.any(True), ranks.any(False)) == (True, False)
-    assert ranks.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
-
-
-@pytest.mark.slow
+@SLOW
 def test_torchrun(lab):
     """As a user starts it, with as many questions as processes in the last batch."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,26 @@ import torch.nn.functional as F
 from runs import Lab, make_lab
 from torch import Tensor, nn
 
-from mcan.config import Config, OptimizerConfig, load_config
-from mcan.data.dataset import VQADataset
+from mcan.batch import Batch
+from mcan.build import (
+    answer_probabilities,
+    build_model,
+    entry,
+    model_sizes,
+    open_dataset,
+    open_stores,
+    padded_lengths,
+    run_metadata,
+)
+from mcan.config import load_config
+from mcan.config.schema import OptimizerConfig
 from mcan.data.prepared import Prepared
-from mcan.engine.distributed import Ranks
 from mcan.engine.losses import LOSSES
-from mcan.engine.optimisation import build_optimizer
+from mcan.engine.optimizers import build_optimizer
+from mcan.engine.processes import Processes, StopRequest
 from mcan.engine.run_folder import RunFolder
 from mcan.engine.trainer import Trainer
-from mcan.nn.mcan import build_model
-from mcan.wiring import describe_run, model_sizes, open_dataset, open_stores
+from mcan.errors import TrainingError
 
 CPU = torch.device("cpu")
 
@@ -32,22 +43,32 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return make_lab(tmp_path_factory.mktemp("lab"), changes)
 
 
-def make_trainer(lab: Lab, *overrides: str) -> tuple[Trainer, VQADataset, Config]:
+def make_trainer(lab: Lab, *overrides: str) -> Trainer:
     here = [f"data.prepared={lab.folder}/prepared", f"data.images=[{lab.folder}/images.h5]"]
     config = load_config(lab.folder / lab.config, [*here, *overrides])
     prepared = Prepared.open(config.data.prepared)
     dataset = open_dataset(config, prepared, ["train"], open_stores(config, CPU))
     sizes = model_sizes(prepared.vocabulary, dataset)
     torch.manual_seed(0)
-    model = build_model(config.model, sizes)
-    template = describe_run(config, prepared, dataset, sizes)
-    run = RunFolder(Path("none"))
-    return Trainer(model, dataset, None, config, template, run, Ranks(CPU)), dataset, config
+    return Trainer(
+        config,
+        build_model(config.model, sizes),
+        dataset,
+        run_metadata(config, prepared, dataset, sizes),
+        RunFolder(Path("none")),
+        Processes(CPU),
+        entry(config, CPU, config.train.precision, padded_lengths(config, dataset)),
+    )
+
+
+def first_batch(trainer: Trainer) -> Sequence[Batch]:
+    with trainer.batches(0, 0) as batches:
+        return next(batches)
 
 
 def update(trainer: Trainer) -> dict[str, tuple[Tensor, Tensor]]:
     """Gradients and weights after the first update."""
-    trainer._update(next(trainer.feed.batches(0, 0)))
+    trainer.update(first_batch(trainer))
     named = trainer.model.named_parameters()
     return {name: (p.grad.clone(), p.detach().clone()) for name, p in named if p.grad is not None}
 
@@ -55,8 +76,8 @@ def update(trainer: Trainer) -> dict[str, tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("pieces", [2, 3, 5, 8])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_accumulation_is_the_update_of_the_whole_batch(lab, loss, pieces):
-    whole = update(make_trainer(lab, f"train.loss={loss}")[0])
-    parts = update(make_trainer(lab, f"train.loss={loss}", f"train.accumulation={pieces}")[0])
+    whole = update(make_trainer(lab, f"train.loss={loss}"))
+    parts = update(make_trainer(lab, f"train.loss={loss}", f"train.accumulation={pieces}"))
     assert whole.keys() == parts.keys()
     scale = max(float(gradient.abs().max()) for gradient, _ in whole.values())
     for name, (gradient, weight) in whole.items():
@@ -65,11 +86,11 @@ def test_accumulation_is_the_update_of_the_whole_batch(lab, loss, pieces):
 
 
 def test_update_is_that_of_torchs_loss_and_optimiser(lab):
-    trainer, dataset, config = make_trainer(lab, "train.loss=bce_mean", "train.accumulation=3")
-    twin, _, _ = make_trainer(lab)
-    rows = torch.cat([piece.index for piece in next(trainer.feed.batches(0, 0))]).tolist()
+    trainer = make_trainer(lab, "train.loss=bce_mean", "train.accumulation=3")
+    twin, dataset, options = make_trainer(lab), trainer.dataset, trainer.config.optimizer
+    rows = torch.cat([piece.index for piece in first_batch(trainer)]).tolist()
     assert len(rows) == len(set(rows)) == 8
-    batch = dataset[rows]
+    batch = trainer.enter(dataset[rows])
     logits = twin.model(batch.question, batch.image)
     dense = torch.zeros_like(logits)
     for row, number in enumerate(rows):
@@ -80,8 +101,8 @@ def test_update_is_that_of_torchs_loss_and_optimiser(lab):
         ):
             dense[row, answer] = float(score)
     F.binary_cross_entropy_with_logits(logits, dense).backward()
-    rate = config.optimizer.lr / 2  # one warm-up epoch runs at half
-    torch.optim.Adam(twin.model.parameters(), rate, config.optimizer.betas, 1e-3).step()
+    rate = options.lr / 2  # one warm-up epoch runs at half
+    torch.optim.Adam(twin.model.parameters(), rate, options.betas, 1e-3).step()
     update(trainer)
     ours, theirs = trainer.model.state_dict(), twin.model.state_dict()
     for name, weight in ours.items():
@@ -89,40 +110,49 @@ def test_update_is_that_of_torchs_loss_and_optimiser(lab):
 
 
 def test_loss_in_the_log_is_the_mean_per_question(lab):
-    trainer, dataset, _ = make_trainer(lab, "train.accumulation=3")
-    pieces = next(trainer.feed.batches(0, 0))
-    model = make_trainer(lab)[0].model.requires_grad_(False)
+    trainer = make_trainer(lab, "train.accumulation=3")
+    micro_batches = first_batch(trainer)
+    model = make_trainer(lab).model.requires_grad_(False)
     expected = 0.0
-    for row in torch.cat([piece.index for piece in pieces]).tolist():
-        one = dataset[[row]]
+    for row in torch.cat([piece.index for piece in micro_batches]).tolist():
+        one = trainer.enter(trainer.dataset[[row]])
         logits = model(one.question, one.image)
         dense = one.targets.dense(1, logits.shape[1])
         expected += float(F.binary_cross_entropy_with_logits(logits, dense, reduction="sum"))
-    trainer._update(pieces)
-    total, count = trainer.window.tolist()
+    trainer.update(micro_batches)
+    total, count = trainer.loss_since_last_log.tolist()
     assert count == 8
     assert total == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("limit", [1e-3, 0.5])
 def test_clipping(lab, limit):
-    free = update(make_trainer(lab)[0])
-    clipped = update(make_trainer(lab, f"train.clip_norm={limit}")[0])
+    free = update(make_trainer(lab))
+    clipped = update(make_trainer(lab, f"train.clip_norm={limit}"))
     norm = torch.cat([gradient.flatten() for gradient, _ in free.values()]).norm()
     assert norm > limit
     for name, (gradient, _) in free.items():
         torch.testing.assert_close(clipped[name][0], gradient * limit / norm, rtol=1e-4, atol=1e-7)
 
 
-def test_clipping_leaves_small_gradients(lab):
-    free, clipped = (update(make_trainer(lab, *more)[0]) for more in ([], ["train.clip_norm=1e6"]))
-    assert all(torch.equal(free[name][0], clipped[name][0]) for name in free)
+def test_a_network_in_evaluation_mode_is_trained_with_dropout(lab, monkeypatch):
+    trainer, modes = make_trainer(lab), []
+
+    def stop(_: Any) -> float:
+        modes.append(trainer.model.training)
+        raise TrainingError
+
+    monkeypatch.setattr(trainer, "update", stop)
+    trainer.model.eval()
+    with pytest.raises(TrainingError):
+        trainer._train_epoch(StopRequest())
+    assert modes == [True]
 
 
 def optimizer(**options: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 2))
     model[0].weight.requires_grad_(False)
-    return model, build_optimizer(model, OptimizerConfig.model_validate(options))
+    return model, build_optimizer(model, **OptimizerConfig.model_validate(options).model_dump())
 
 
 @pytest.mark.parametrize(
@@ -141,13 +171,26 @@ def test_groups(name, kind):
         assert group["fused"] is True
 
 
-def test_decay_moves_matrices_only():
-    model, built = optimizer(name="adamw", weight_decay=0.5, lr=0.1)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data.fill_(1.0)
-            parameter.grad = torch.zeros_like(parameter)
-    built.step()
-    assert torch.allclose(model[1].weight, torch.tensor(0.95))
-    assert bool((model[1].bias == 1).all())
-    assert bool((model[2].weight == 1).all())
+@pytest.mark.slow
+def test_compiled_is_eager(lab):
+    """Six updates of an epoch, whose shapes differ, and a prediction."""
+    eager, compiled = make_trainer(lab), make_trainer(lab, "train.compile=true")
+    with eager.batches(0, 0) as batches:
+        every = list(batches)
+    for position, micro_batches in enumerate(every):
+        for trainer in (eager, compiled):
+            trainer.position.batch = position
+            trainer.update(micro_batches)
+    torch.testing.assert_close(
+        compiled.loss_since_last_log, eager.loss_since_last_log, rtol=1e-5, atol=0
+    )
+    weights = compiled.model.state_dict()
+    torch.testing.assert_close(weights, eager.model.state_dict(), atol=1e-5, rtol=1e-4)
+    with torch.inference_mode():
+        found, expected = (
+            answer_probabilities([trainer.model.eval()], "bce_sum")(
+                trainer.enter(trainer.dataset[[0, 1, 2]])
+            )
+            for trainer in (compiled, eager)
+        )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

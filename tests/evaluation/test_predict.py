@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,15 +9,19 @@ from torch import Tensor
 from torch.profiler import profile
 
 from mcan.batch import Batch
+from mcan.data.arrays import array_to_ids
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared
 from mcan.data.store import open_store
-from mcan.data.synthetic import make_synthetic
 from mcan.evaluation.predict import Predictions, predict
+from mcan.preparation.synthetic import make_synthetic
 
-CPU = torch.device("cpu")
 QUESTIONS, ANSWERS = 23, 5
 TABLE = torch.rand(QUESTIONS, ANSWERS, generator=torch.Generator().manual_seed(0))
+
+
+def packed(batch: Batch) -> Batch:
+    return batch.enter("cpu", "packed")
 
 
 def score(batch: Batch) -> Tensor:
@@ -34,42 +36,27 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> VQADataset:
     return VQADataset([Prepared.open(paths.prepared).split("train")], [open_store(paths.images)])
 
 
-def check(predictions: Predictions | None, top: int) -> None:
-    assert predictions is not None
-    order = np.argsort(-TABLE.numpy(), axis=1)[:, :top]
-    np.testing.assert_array_equal(predictions.rows, np.arange(QUESTIONS))
-    np.testing.assert_array_equal(predictions.answers, order)
-    expected = np.take_along_axis(TABLE.numpy(), order, axis=1)
-    np.testing.assert_array_equal(predictions.probabilities, expected)
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 23, 100])
-@pytest.mark.parametrize("top", [1, 3, ANSWERS])
-def test_against_numpy(dataset, batch_size, top):
-    check(predict(score, dataset, batch_size, CPU, top), top)
-
-
-def test_workers(dataset):
-    check(predict(score, dataset, 4, CPU, 2, workers=2), 2)
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 22, 23, 24, 40])
-def test_parts_are_the_whole(dataset, world):
-    parts = [predict(score, dataset, 4, CPU, 2, rank=r, world=world) for r in range(world)]
+@pytest.mark.parametrize(
+    ("batch_size", "top", "world", "workers"),
+    [(1, 1, 1, 0), (4, 2, 1, 2), (100, ANSWERS, 1, 0), (4, 2, 3, 0), (4, 2, 40, 0)],
+)
+def test_against_numpy_over_all_processes(dataset, batch_size, top, world, workers):
+    parts = [
+        predict(score, dataset, batch_size, packed, top, workers, rank, world)
+        for rank in range(world)
+    ]
     found = [part for part in parts if part is not None]
-    assert len(found) == world
     sizes = [len(part.rows) for part in found]
+    assert len(found) == world
     assert sum(sizes) == QUESTIONS
-    assert max(sizes) - min(sizes) <= 4  # a batch
-    check(Predictions.merge(found), 2)
-    check(Predictions.merge(found[::-1]), 2)
-
-
-def test_empty_part_has_the_shape_of_others(dataset):
-    part = predict(score, dataset, 4, CPU, 3, rank=23, world=24)
-    assert part is not None
-    assert part.rows.shape == (0,)
-    assert part.answers.shape == part.probabilities.shape == (0, 3)
+    assert max(sizes) - min(sizes) <= batch_size
+    assert all(part.answers.shape == part.probabilities.shape for part in found)
+    merged = Predictions.merge(found[::-1])
+    order = np.argsort(-TABLE.numpy(), axis=1)[:, :top]
+    np.testing.assert_array_equal(merged.rows, np.arange(QUESTIONS))
+    np.testing.assert_array_equal(merged.answers, order)
+    expected = np.take_along_axis(TABLE.numpy(), order, axis=1)
+    np.testing.assert_array_equal(merged.probabilities, expected)
 
 
 def test_stop(dataset):
@@ -80,34 +67,26 @@ def test_stop(dataset):
         seen.extend(batch.index.tolist())
         return score(batch)
 
-    assert predict(counted, dataset, 4, CPU, should_stop=lambda: next(asked)) is None
+    assert predict(counted, dataset, 4, packed, should_stop=lambda: next(asked)) is None
     assert seen == dataset.evaluation_order()[:8].tolist()
 
 
 def test_neighbours_share_images_and_lengths(dataset):
     """Images with the most regions first; a batch has each of its images once."""
-    regions = np.diff(dataset.images.stores[0].offsets)
-    images = np.array([dataset.images.stores[0].image_ids.tolist().index(i) for i in ids(dataset)])
+    store, split = dataset.images.stores[0], dataset.splits[0]
+    ids = array_to_ids(split.image_ids[split.image_index])
+    images = np.array([store.image_ids.tolist().index(image_id) for image_id in ids])
+    lengths = np.diff(store.offsets)[images]
     seen: list[int] = []
 
     def noted(batch: Batch) -> Tensor:
-        rows = batch.index.numpy()
-        seen.extend(rows.tolist())
-        lengths = batch.image.regions.layout.lengths
-        assert len(lengths) == len(set(images[rows]))
-        if batch.image.of_question is not None:
-            lengths = lengths[batch.image.of_question]
-        assert lengths.tolist() == regions[images[rows]].tolist()
+        seen.extend(batch.index.tolist())
+        assert len(batch.image.rows.lengths) == len(set(images[batch.index.numpy()]))
         return score(batch)
 
-    predict(noted, dataset, 4, CPU)
-    assert (np.diff(regions[images[seen]]) <= 0).all()
-    changes = (np.diff(images[seen]) != 0).sum()
-    assert changes == len(set(images)) - 1
-
-
-def ids(dataset: VQADataset) -> list[Any]:
-    return dataset.image_ids(range(len(dataset)))
+    predict(noted, dataset, 4, packed)
+    assert (np.diff(lengths[seen]) <= 0).all()
+    assert (np.diff(images[seen]) != 0).sum() == len(set(images)) - 1
 
 
 def test_order_where_single_precision_has_none(dataset):
@@ -116,7 +95,7 @@ def test_order_where_single_precision_has_none(dataset):
     def sure(batch: Batch) -> Tensor:
         return torch.tensor([18.0, 25.0, 30.0]).double().sigmoid().expand(batch.size, -1)
 
-    predictions = predict(sure, dataset, 8, CPU, top=3)
+    predictions = predict(sure, dataset, 8, packed, top=3)
     assert predictions is not None
     assert (predictions.answers == [2, 1, 0]).all()
 
@@ -131,7 +110,7 @@ def test_weights_are_rounded_once(dataset):
         return out
 
     with profile(record_shapes=True) as profiler, torch.autocast("cpu", torch.bfloat16):
-        predict(score, dataset, 4, CPU)
+        predict(score, dataset, 4, packed)
     rounded = [
         event
         for event in profiler.key_averages(group_by_input_shape=True)
@@ -146,7 +125,6 @@ def test_no_gradient_and_half_precision(dataset):
         assert not torch.is_grad_enabled()
         return score(batch).bfloat16()
 
-    predictions = predict(half, dataset, 8, CPU)
+    predictions = predict(half, dataset, 8, packed)
     assert predictions is not None
     assert predictions.probabilities.dtype == np.float32
-    assert predictions.answers.dtype == np.int64

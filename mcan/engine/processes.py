@@ -1,0 +1,160 @@
+"""One process or many under `torchrun`, on one or many nodes; devices; signals that stop a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mcan.console import message
+from mcan.data.loading import STOP_SIGNALS
+from mcan.errors import RunError, UserError
+
+Deterministic = Literal[False, "warn", True]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among `world` processes, and the device it computes on."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """The process that writes files and messages."""
+        return self.rank == 0
+
+    def print_once(self, text: str) -> None:
+        """A message on standard error, from one process."""
+        if self.first:
+            message(text)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` added up over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """True if `flag` is true in any process."""
+        if self.world == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's `value` on the first process, an empty list elsewhere."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world if self.first else None
+        dist.gather_object(value, values)
+        return values or []
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's `value`, on all processes."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def run_on_first(self, work: Callable[[], Any]) -> Any:
+        """Run `work` on the first process alone; all return its result or raise its error."""
+        outcome = None
+        if self.first:
+            try:
+                outcome = work()
+            except (UserError, OSError) as error:
+                outcome = error
+        outcome = self.broadcast(outcome)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+@contextmanager
+def processes(name: str, deterministic: Deterministic = "warn") -> Iterator[Processes]:
+    """The processes of this job: those that `torchrun` started, or this one alone.
+
+    `name` is `auto`, `cpu` or `cuda`; `RunError` if there is no such device. On a GPU,
+    `deterministic` decides on kernels that give equal bits each time: take them where torch has
+    them ("warn"), require them (True), or take the fastest (False).
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise RunError("train.device is cuda, but torch sees no CUDA device; use cpu or auto")
+    device = torch.device("cpu")
+    if name != "cpu" and available:
+        number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if number >= count:
+            raise RunError(f"process {number} of this machine has no GPU of its own, only {count}")
+        device = torch.device("cuda", number)
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=deterministic == "warn")
+            # Filling every new tensor costs time, and no result depends on it.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes(device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(device, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+class Interrupted(BaseException):
+    """A stop signal arrived while a process waited for something that may never come."""
+
+
+class StopRequest:
+    """Which signal asked to stop, if any.
+
+    `training` says that there is a step to finish; `waiting`, that `Interrupted` may be raised.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.training = False
+        self.waiting = False
+
+    @property
+    def exit_status(self) -> int:
+        """130 after Ctrl-C; 0 for a scheduler, which takes the machine back."""
+        return 130 if self.signal == signal.SIGINT else 0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Before training, and for a second Ctrl-C, stop at once; else after the step."""
+        if number == signal.SIGINT and (self.signal == number or not self.training):
+            raise KeyboardInterrupt
+        if not self.training:
+            message("stopped before training began")
+            raise SystemExit(0)
+        self.signal = number
+        if self.waiting:
+            self.waiting = False
+            raise Interrupted
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Record stop signals instead of dying; those that are ignored (`nohup`) stay ignored."""
+    request, before = StopRequest(), {}
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, request.handle)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
