@@ -7,91 +7,57 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 
-from mcan.arguments import positive, shard
-from mcan.config.layers import parse_overrides
-from mcan.errors import ConfigError, command
-from mcan.report.write import write_results
-from mcan.tables.call import Call, table_folder
-from mcan.tables.children import Children, Interrupted
-from mcan.tables.claims import turn
-from mcan.tables.contents import Contents
-from mcan.tables.filled import fill, read_filled
-from mcan.tables.outcome import read_outcome
-from mcan.tables.plan import RUNS, PlannedRun, counted_runs, plan
-from mcan.tables.preview import equal_rows, preview
-from mcan.tables.readiness import check_known, check_ready, unchecked
-from mcan.tables.runner import collect, distinct, run_all
-from mcan.tables.slurm import submit
+from mcan.config.yaml_files import parse_overrides
+from mcan.console import message, positive, shard
+from mcan.errors import command
+from mcan.tables.outcomes import (
+    DataCache,
+    collect,
+    made_by_other_code,
+    preview,
+    read_outcome,
+    refuse_problems,
+)
+from mcan.tables.planning import RUNS, CommandOptions, PlannedRun, distinct, plan, table_folder
+from mcan.tables.running import RunnerStopped, locked, run_all, set_aside, submit
 from mcan.tables.spec import load_table
+from mcan.tables.summary import enter_scores, summarise
+from mcan.tables.writing import write_results
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Do every run of a table that is not done yet, and write the table beside the "
-        "published figures: table.md, table.csv, table.json, table.png and index.html.",
+        "published values: table.md, .tex, .csv, .json and .png.",
         epilog="Interrupted or killed, the same command goes on where it stopped. Several may work "
-        "on one --runs folder at once; each run is done once.",
+        "on one --runs folder at once; each run is done once. More in docs/tables.md.",
     )
-    parser.add_argument("table", metavar="TABLE.yaml", type=Path)
-    parser.add_argument(
-        "--base",
-        type=Path,
-        metavar="CONFIG",
-        help="run the same rows on this config; they are evaluated on its data.evaluate",
-    )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        action="extend",
-        metavar="KEY=VALUE",
-        help="change a key of every run, also over what rows state",
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: the table's")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="run only these")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="only print the runs, their state and their cost"
-    )
-    parser.add_argument(
-        "--shard", type=shard, metavar="I/N", help="every N-th run from the I-th, 1/N to N/N"
-    )
-    parser.add_argument(
-        "--nproc", type=positive, default=1, help="processes of each run, under torchrun"
-    )
-    parser.add_argument("--launcher", choices=("local", "slurm"), default="local")
-    parser.add_argument(
-        "--slurm",
-        nargs="+",
-        default=[],
-        action="extend",
-        metavar="KEY=VALUE",
-        help="parameters of the jobs: partition=gpu gpus_per_node=1 timeout_min=600",
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=RUNS, metavar="FOLDER", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="for the table (default: tables/<table> in --runs, with --base "
-        "tables/<table>_<its name>, with --set or --seeds -<hash of the runs> after it)",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add_several = partial(add, nargs="+", default=[], action="extend")
+    add("table", metavar="TABLE.yaml", type=Path)
+    add("--base", type=Path, metavar="CONFIG", help="run the rows on this config instead")
+    add_several("--set", metavar="KEY=VALUE", help="change a key of every run, also over the rows'")
+    add("--seeds", nargs="+", type=int, help="default: the table's")
+    add("--rows", nargs="+", metavar="NAME", help="run only these")
+    add("--dry-run", action="store_true", help="only print the runs, their state and their cost")
+    add("--shard", type=shard, metavar="I/N", help="every N-th run from the I-th, 1/N to N/N")
+    add("--nproc", type=positive, default=1, help="processes of each run, under torchrun")
+    add("--launcher", choices=("local", "slurm"), default="local")
+    add_several("--slurm", metavar="KEY=VALUE", help="parameters of the jobs: partition=gpu ...")
+    add("--runs", type=Path, default=RUNS, metavar="FOLDER", help="default: %(default)s")
+    add("--output", type=Path, metavar="FOLDER", help="for the table (default: below --runs)")
+    add_several(
         "--fill",
-        nargs="+",
-        default=[],
-        action="extend",
-        metavar="ROW[:COLUMN]=FIGURE",
-        help="enter what the evaluation server gave for a run's submission, in %%, and write the "
-        "table; runs nothing",
+        metavar="ROW[:COLUMN]=SCORE",
+        help="enter an evaluation server's scores, in %%, and write the table; runs nothing",
     )
+    add("--rerun-changed", action="store_true", help="run again what other code made")
     args = parser.parse_args(arguments)
-    if args.fill and args.dry_run:
-        parser.error("--fill writes figures; leave --dry-run out")
+    if args.fill and (args.dry_run or args.rerun_changed):
+        parser.error("--fill enters scores and runs nothing; use it alone")
     if args.slurm and args.launcher != "slurm":
         parser.error("--slurm needs --launcher slurm")
     return args
@@ -100,81 +66,65 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     table = load_table(args.table)
-    call = Call.of(args.base, args.set, args.seeds)
-    changes = (call.base, call.overrides, call.seeds)
-    runs = plan(table, *changes, None, args.runs)
-    chosen = plan(table, *changes, args.rows, args.runs)
-    shared = equal_rows(chosen)
+    seeds = None if args.seeds is None else tuple(args.seeds)
+    options = CommandOptions(args.base, tuple(args.set), seeds, args.runs)
+    runs = plan(table, options)
+    chosen = runs if args.rows is None else plan(table, options, args.rows)
+    output = args.output or table_folder(table, options, runs)
+    announced = [f"table: {output}"]
+    if other := made_by_other_code(chosen):
+        titles = "; ".join(run.title for run in other)
+        announced.append(f"runs of other code than this, run again with --rerun-changed: {titles}")
     if args.shard:
-        number, count = args.shard
-        chosen = distinct(chosen)[number - 1 :: count]
-    output = args.output or table_folder(table, call, runs, args.runs)
-    contents = Contents()
+        part, parts = args.shard
+        chosen = distinct(chosen)[part - 1 :: parts]
+    data, failures = DataCache(), list[str]()
     if args.dry_run:
-        check_known(table, runs, chosen, contents)
-        print(preview(table, call, chosen, args.runs, None if call.base else table.assume))
-        print("\n".join([*shared, *unchecked(table, chosen, contents), f"table: {output}"]))
+        print(f"{table.title}: {args.table} {options.description}")
+        print(*preview(chosen, data), *announced, sep="\n")
         return 0
-    collect(runs, contents)  # Before the work, so that changed data is found at once.
-    if not args.fill:
-        check_ready(table, runs, chosen, contents)
-    make_folder(output)
-    failures: list[str] = []
+    collect(runs, data)  # before the work, so that changed data is found at once
     if args.fill:
-        fill(table, runs, args.fill)
+        enter_scores(table, runs, args.fill)
     else:
-        print("\n".join([f"table: {output}", *shared]), flush=True)
+        refuse_problems(chosen, data)
+        output.mkdir(parents=True, exist_ok=True)  # now, so that it does not fail after the runs
+        print(*announced, sep="\n", flush=True)
         try:
             failures = do(chosen, args)
-        except Interrupted as stop:
+        except RunnerStopped as stop:
             again = shlex.join(sys.argv[1:] if arguments is None else arguments)
-            sys.stderr.write(f"{stop}; continue: python scripts/reproduce.py {again}\n")
+            message(f"{stop}; continue: python scripts/reproduce.py {again}")
             return stop.exit_status
-    with turn(output):  # Else one that collected earlier could write later.
-        outcomes = collect(runs, contents)
+    with locked(output / ".lock", wait=True):  # or what was collected earlier could be written last
+        outcomes = collect(runs, data)
         if outcomes or not runs:
-            write_results(output, table, runs, outcomes, read_filled(runs), call)
-    if outcomes or not runs:
-        print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
-    else:
-        print(f"nothing written to {output}: no run of the table is finished")
+            write_results(output, summarise(table, runs, outcomes, options))
+            print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
+        else:
+            print(f"nothing written to {output}: no run of the table is finished")
     for failure in failures:
-        sys.stderr.write(f"failed: {failure}\n")
+        message(f"failed: {failure}")
     return 1 if failures else 0
 
 
 def do(runs: Sequence[PlannedRun], args: argparse.Namespace) -> list[str]:
-    """Do those that are not done, or submit them; a sentence for each that failed."""
+    """Do the runs that are not done, or submit them; a line for each that failed."""
     runs = distinct(runs)
+    if args.rerun_changed:
+        for folder in set_aside(runs):
+            print(f"moved to {folder}")
     left = [run for run in runs if read_outcome(run) is None]
     if not left:
-        print(f"nothing to run: {counted_runs(len(runs))}, all done")
+        print("nothing to run: all are done")
         return []
-    if args.launcher == "slurm":
-        submit_jobs(left, args)
-        return []
-    with Children() as children:
-        return run_all(left, children, args.nproc)
-
-
-def make_folder(output: Path) -> None:
-    """Before the work too: raises `ConfigError` where the table could not be written after it."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"{output}: the table's folder cannot be made or written ({error.strerror}); choose "
-            "another with --output"
-        ) from error
-
-
-def submit_jobs(runs: Sequence[PlannedRun], args: argparse.Namespace) -> None:
-    parameters = parse_overrides(args.slurm).plain()
-    jobs = submit(runs, args.runs / ".slurm", parameters, args.nproc)
-    print(f"submitted: {', '.join(jobs)}; what they print is in {args.runs / '.slurm'}")
+    if args.launcher == "local":
+        return run_all(left, args.nproc)
+    logs = args.runs / ".slurm"
+    jobs = submit(left, logs, parse_overrides(args.slurm), args.nproc)
+    print(f"submitted: {', '.join(jobs)}; their output is in {logs}")
     print("when they have ended, the same command without --launcher and --slurm writes the table")
+    return []
 
 
 if __name__ == "__main__":

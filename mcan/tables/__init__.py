@@ -1,1 +1,1 @@
-"""Tables of runs: what a table file says, which runs that means, and running them."""
+"""Tables of runs: what a table file states, which runs it needs, running and writing them."""

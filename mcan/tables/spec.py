@@ -1,28 +1,35 @@
-"""Table files: what a table shows, which runs that takes, and the figures published for them."""
+"""Table files: what a table shows, which runs it needs, and the values published for them."""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat
 
-from mcan.config.explain import explain
-from mcan.config.layers import parse_overrides, read_layers
-from mcan.config.messages import Place, mistake, show
-from mcan.config.section import ContradictionError, PositiveFloat, PositiveInt, Section
-from mcan.config.source import Entry
-from mcan.errors import ConfigError
-from mcan.tables.expansion import complete
+from mcan.config import validate
+from mcan.config.yaml_files import Place, along, config_error, read_file
+from mcan.evaluation.metrics import METRICS
+from mcan.section import OneOf, Section, show
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 OVERALL = "overall"
 """The column over all questions."""
-PLANNED_KEYS = ("name", "runs", "seed")
-"""Keys of the config that are set for each run of a table, by what the run is."""
+
+
+class Evaluated(Section):
+    """What a row takes from its table, unless it states its own."""
+
+    base: str
+    """Config file, from the working directory (in the file: from the table file's folder)."""
+    split: str
+    """Split evaluated."""
+    submission: bool = False
+    """The split has no answers here: the run writes a submission, and a server scores it."""
+    verified: bool
+    """The published values were checked against their source; false marks them with a dagger."""
 
 
 class Plot(Section):
@@ -32,55 +39,24 @@ class Plot(Section):
     """Label of the x axis."""
 
 
-class Assumed(Section):
-    """Sizes to reckon costs with where the data is not prepared; means over questions."""
+class Row(Evaluated):
+    """A line of the table: how a config differs from the base, and what was published for it."""
 
-    questions: dict[str, PositiveInt]
-    """Number of questions of each split."""
-    words: PositiveFloat
-    """Words of a question, after it is cut."""
-    regions: PositiveFloat
-    """Regions of a question's image."""
-    tokens: PositiveInt
-    """Tokens of the vocabulary."""
-    answers: PositiveInt
-    """Answers of the vocabulary."""
-    feature_size: PositiveInt
-    """Width of a region's features."""
-
-
-class Row(Section):
-    """A line of the table: a config's difference from the base, and what was published for it."""
-
-    name: str = Field(min_length=1)
+    name: str
     """Unique in the table."""
     overrides: tuple[str, ...] = ()
     """`key=value`, as train.py takes them."""
-    base: str
-    """Config file, from the working directory (in the file: from the table file's folder)."""
-    split: str
-    """Split evaluated."""
-    submission: bool
-    """The split has no answers here: the run writes a submission, a server tells the figures."""
-    published: dict[str, Finite] = Field(default_factory=dict)
-    """Figures by column, in percent."""
-    verified: bool
-    """The published figures were read at their source."""
+    published: dict[str, FiniteFloat] = Field(default_factory=dict)
+    """Published values by column, in percent."""
     runs: bool = True
-    """False for figures of others, to compare with."""
+    """False for results of others, shown for comparison."""
     series: str | None = None
     """Line of the plot that the row is a point of."""
-    x: Finite | None = None
-    """Where on the x axis."""
-
-    @model_validator(mode="after")
-    def _overrides_are_for_runs(self) -> Row:
-        if self.overrides and not self.runs:
-            raise ContradictionError(self, "{overrides} contradicts {runs}")
-        return self
+    x: FiniteFloat | None = None
+    """Its position on the x axis."""
 
 
-class TableFile(Section):
+class TableFile(Evaluated):
     """What a table file states, its rows expanded and completed."""
 
     model_config = ConfigDict(title="Table")
@@ -88,25 +64,17 @@ class TableFile(Section):
     title: str
     """Heading."""
     source: str
-    """Where the published figures come from."""
-    verified: bool
-    """False gives them a dagger and a footnote."""
+    """Where the published values come from."""
     dataset: str
-    """Dataset of the published figures, as its `meta.json` names it."""
-    base: str
-    """Config file of the rows, from the working directory (in the file: from its folder)."""
-    split: str
-    """Split evaluated."""
-    submission: bool = False
-    """The split has no answers here."""
+    """Dataset of the published values, as its `meta.json` names it."""
+    metric: Annotated[str, OneOf(METRICS)] | None = None
+    """Metric of the published values. Runs are scored by it too, except with --base."""
     columns: tuple[str, ...] = Field(min_length=1)
-    """`overall`, answer types, or columns that are only published or filled in."""
+    """`overall`, an answer type, or the dotted key of any number in `metrics.json`."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each row is run with each seed."""
     plot: Plot | None = None
     """Null plots one marker per row."""
-    assume: Assumed | None = None
-    """Sizes of the dataset, for costs where it is not prepared."""
     rows: tuple[Row, ...] = Field(min_length=1)
     """In the order of the table."""
 
@@ -116,73 +84,91 @@ class Table(TableFile):
 
     path: Path
 
-    @property
-    def name(self) -> str:
-        """The file's name without its suffix."""
-        return self.path.stem
-
 
 def load_table(path: str | os.PathLike[str]) -> Table:
     """The table that a YAML file states, over those that its `_base_` names.
 
     A row with `for: {L: [1, 2]}` stands for one row per combination, with `{L}` replaced in its
-    texts.
-
-    Raises `ConfigError`: one sentence of file, line, key, what was found and what is allowed.
+    texts. Raises `ConfigError`: one line of file, line, key, what was found and what is allowed.
     """
     path = Path(path)
-    layers = read_layers(path)
-    _check_is_table(layers)
-    stated = complete(layers)
-    try:
-        file = TableFile.model_validate(stated.plain())
-    except ValidationError as error:
-        raise explain(error, stated, TableFile) from None
-    _check(file, stated)
-    return Table(path=path, **dict(file))
+    place = Place(os.path.normpath(path))
+    stated = read_file(path, TableFile)
+    if "rows" not in stated:
+        reason = "has no rows, so it is not a table (docs/tables.md)"
+        raise config_error(place, f"{reason}; a config of train.py is given with --base")
+    stated = dict(_with_base(stated, place))
+    if isinstance(stated["rows"], list):
+        stated["rows"] = _complete_rows(stated, place)
+    table = validate(stated, place, TableFile)
+    _check(table, stated, place)
+    return Table(path=path, **dict(table))
 
 
-def _check_is_table(stated: Entry) -> None:
-    if not {"title", "columns", "rows"}.intersection(stated.plain()):
-        needed = [name for name, field in TableFile.model_fields.items() if field.is_required()]
-        reason = f"a table states {', '.join(needed)} (docs/tables.md)"
-        hint = "a config of train.py is given with --base"
-        raise mistake(Place(stated.place.file), f"the file is no table: {reason}; {hint}")
+def _complete_rows(table: dict[str, Any], file: Place) -> list[Any]:
+    """One entry per row: `for` expanded, bases found, the table's keys filled in."""
+    shared = {key: table[key] for key in Evaluated.model_fields if key in table}
+    items = []
+    for number, template in enumerate(table["rows"]):
+        place = along(table, ("rows", number), file)[-1][1]
+        for row in _expand(template, f"rows[{number}]", place):
+            own = _with_base(row, place) if isinstance(row, dict) else {}
+            # The row's own keys come first: they say where it is stated.
+            items.append(own | shared | own if own else row)
+    return items
 
 
-def _check(table: TableFile, stated: Entry) -> None:
-    """What the types cannot say: unique names, known columns, overrides of the right form."""
-    _check_columns(table.columns, stated)
-    first: dict[str, Entry] = {}
+def _with_base(section: dict[str, Any], place: Place) -> dict[str, Any]:
+    """`section` with its base from the working directory, instead of from the file's folder."""
+    base = section.get("base")
+    if not isinstance(base, str):
+        return section
+    folder = Path(along(section, ("base",), place)[-1][1].file).parent
+    path = os.path.normpath(folder / base)
+    return {key: path if key == "base" else value for key, value in section.items()}
+
+
+def _expand(row: Any, where: str, place: Place) -> Iterator[Any]:
+    """The rows that a row with `for` stands for; any other row as it is."""
+    if not isinstance(row, dict) or "for" not in row:
+        yield row
+        return
+    lists = row["for"]
+    if not isinstance(lists, dict) or not all(isinstance(v, list) for v in lists.values()):
+        allowed = "a mapping of names to lists of values, such as {L: [1, 2]}"
+        raise config_error(place, f"{where}.for is {show(lists)}; it must be {allowed}")
+    rest = {key: item for key, item in row.items() if key != "for"}
+    for values in itertools.product(*lists.values()):
+        yield _replace(rest, dict(zip(lists, values, strict=True)))
+
+
+def _replace(stated: Any, values: dict[str, Any]) -> Any:
+    """`stated` with `{L}` replaced in its texts; a text that is `{L}` alone becomes the value."""
+    if isinstance(stated, dict):
+        return {key: _replace(item, values) for key, item in stated.items()}
+    if isinstance(stated, list):
+        return [_replace(item, values) for item in stated]
+    if not isinstance(stated, str):
+        return stated
+    for name, value in values.items():
+        if stated == f"{{{name}}}":
+            return value
+        stated = stated.replace(f"{{{name}}}", str(value))
+    return stated
+
+
+def _check(table: TableFile, stated: dict[str, Any], file: Place) -> None:
+    """What types cannot express: unique columns and rows, published values of known columns."""
+    names = [row.name for row in table.rows]
+    if len(set(table.columns)) < len(table.columns):
+        place = along(stated, ("columns",), file)[-1][1]
+        raise config_error(place, f"columns states one twice: {', '.join(table.columns)}")
     for number, row in enumerate(table.rows):
-        entry = stated.along(("rows", number))[-1]
-        if row.name in first:
-            where = f"first in line {first[row.name].place.line}"
-            raise mistake(entry.place, f"the row {show(row.name)} is stated twice, {where}")
-        first[row.name] = entry
-        place = entry.along(("published",))[-1].place
-        if unknown := [column for column in row.published if column not in table.columns]:
-            known = ", ".join(table.columns)
-            reason = f"published has {show(unknown[0])}, which is not of columns ({known})"
-            raise mistake(place, f"row {show(row.name)}: {reason}")
-        for index, override in enumerate(row.overrides):
-            place = entry.along(("overrides", index))[-1].place
-            try:
-                keys = set(parse_overrides([override]).plain())
-            except ConfigError as error:
-                reason = str(error).removeprefix("command line: ")
-                raise mistake(place, f"row {show(row.name)}: {reason}") from None
-            if own := keys.intersection(PLANNED_KEYS):
-                reason = f"{own.pop()} is not the table's to set; seeds are stated by `seeds`"
-                raise mistake(place, f"row {show(row.name)}: {reason}")
-
-
-def _check_columns(columns: Sequence[str], stated: Entry) -> None:
-    for number, column in enumerate(columns):
-        place, where = stated.along(("columns", number))[-1].place, f"columns[{number}]"
-        if not column.strip():
-            raise mistake(place, f"{where} is {show(column)}; it must be the name of a column")
-        if column in columns[:number]:
-            raise mistake(place, f"{where} is {show(column)}, which is there already")
-        if column != OVERALL and get_close_matches(column.lower(), [OVERALL], cutoff=0.9):
-            raise mistake(place, f"{where} is {show(column)}; did you mean {OVERALL}?")
+        place = along(stated, ("rows", number), file)[-1][1]
+        if row.name in names[:number]:
+            raise config_error(place, f"there are two rows named {show(row.name)}")
+        for column in row.published:
+            if column not in table.columns:
+                known = f"the columns are {', '.join(table.columns)}"
+                reason = f"row {show(row.name)}: published has {show(column)}; {known}"
+                raise config_error(place, reason)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
-from runs import ROOT, at_call, contents, die, program, send
+from runs import ROOT, Result, at_call, contents, die, program, send
 from table_lab import TABLE, TableLab, make_table_lab, until
 
-import mcan.report.write
+import mcan.tables.writing
+from mcan.engine.run_folder import code_digest
 from mcan.engine.trainer import Trainer
+from mcan.preparation.synthetic import make_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -28,71 +29,38 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> TableLab:
 
 def test_the_table_is_done_and_skipped_then(lab):
     assert lab.starts() == [1, 1, 1, 1]
-    assert sorted(lab.results()) == ["table.csv", "table.json", "table.md", "table.png"]
+    names = [f"table.{kind}" for kind in ("csv", "json", "md", "tex")]
+    assert sorted(lab.results()) == names
     outcomes = [json.loads((run / "outcome_val.json").read_text()) for run in lab.folders()]
     for run, outcome in zip(lab.folders(), outcomes, strict=True):
         (predicted,) = (run / "predictions").iterdir()
         assert outcome["metrics"] == json.loads((predicted / "metrics.json").read_text())
         assert outcome["dataset"] == "synthetic"
-        assert [trained["split"] for trained in outcome["trained_on"]] == ["train"]
+        assert outcome["code"] == [code_digest()]
+        assert len(outcome["data"]) == 3  # train, val and the image store
     before = contents(lab.folder / "runs")
     again = lab.reproduce()
     assert again.status == 0
     assert "train.py" not in again.out
-    assert "nothing to run: 4 runs, all done" in again.out.splitlines()
+    assert "nothing to run: all are done" in again.out.splitlines()
     assert contents(lab.folder / "runs") == before
 
 
 def test_another_call_leaves_the_table_as_it_is(lab):
     """It has a folder of its own, which it names before it runs, and says what it changed."""
     before = lab.results()
-    result = lab.reproduce("--set", "model.hidden_size=4", "--seeds", "0")
+    changes = ("--set", "model.hidden_size=4", "--seeds", "0")
+    dry = lab.reproduce(*changes, "--dry-run", "--shard", "1/2").out.splitlines()
+    assert dry[0] == "Tiny: table.yaml --set model.hidden_size=4 --seeds 0"
+    assert "runs: 1 done, 0 partly, 0 new" in dry
+    result = lab.reproduce(*changes)
     assert result.status == 0, result.err
     assert lab.results() == before
     (folder,) = (lab.folder / "runs/reproduce/tables").glob("table-*")
-    named, shared, *_ = result.out.splitlines()
-    assert named == f"table: {folder.relative_to(lab.folder)}"
-    assert shared == "rows that are one run, since their configs are equal: wide = narrow"
+    assert result.out.splitlines()[0] == f"table: {folder.relative_to(lab.folder)}" == dry[-1]
     assert "train.py" not in result.out  # that of the narrow row is done
     text = (folder / "table.md").read_text()
-    assert text.splitlines()[2] == "Run with model.hidden_size=4 and seed 0."
-
-
-@pytest.mark.slow
-def test_printed_commands_are_exact(lab):
-    """What a runner prints trains the same run when it is typed."""
-    result = lab.reproduce("--runs", "typed", "--rows", "narrow", "--seeds", "1")
-    line = next(line for line in result.out.splitlines() if line.startswith("python train.py"))
-    again = lab.execute("train", line.split()[2:])
-    assert again.err == f"{lab.folders('typed')[0].relative_to(lab.folder)}: " + (
-        "finished after 2 epochs; nothing to resume\n"
-    )
-
-
-@pytest.mark.slow
-def test_a_changed_config_is_a_new_run_and_an_equal_one_is_reused(lab):
-    before = len(lab.folders())
-    text = TABLE.replace("title: Tiny", "title: Other").replace("name: narrow", "name: thin")
-    (lab.folder / "table.yaml").write_text(text)
-    assert "train.py" not in lab.reproduce("--output", "other").out
-    result = lab.reproduce("--set", "optimizer.lr=0.01", "--seeds", "0", "--output", "faster")
-    assert result.status == 0
-    (lab.folder / "table.yaml").write_text(TABLE)
-    assert len(lab.folders()) == before + 2
-    assert all(lab.starts()[i] == 1 for i in range(before + 2))
-
-
-@pytest.mark.slow
-def test_shards_and_rows_show_what_is_there(lab):
-    first = lab.reproduce("--runs", "parts", "--seeds", "0", "--shard", "1/2")
-    assert first.status == 0
-    assert "1 of 1" in first.out
-    assert "0 of 1" in first.out
-    assert len(lab.folders("parts")) == 1
-    rest = lab.reproduce("--runs", "parts", "--seeds", "0", "--rows", "narrow")
-    assert rest.status == 0
-    assert "0 of 1" not in rest.out
-    assert len(lab.folders("parts")) == 2
+    assert text.splitlines()[2] == "Run with --set model.hidden_size=4 --seeds 0"
 
 
 @pytest.mark.slow
@@ -109,7 +77,7 @@ def test_killed_and_started_again(lab, victim):
         if victim != "the runner":
             die()
 
-    killed = lab.reproduce("--runs", runs, patch=at_call(Trainer, "_update", 8, kill))
+    killed = lab.reproduce("--runs", runs, patch=at_call(Trainer, "update", 8, kill))
     assert killed.status == (1 if victim == "the training" else -signal.SIGKILL)
     assert lab.reproduce("--runs", runs).status == 0
     assert len(lab.folders(runs)) == 4
@@ -147,7 +115,7 @@ def test_shards_that_end_together(lab):
             time.sleep(0.01)
 
     args = ("--runs", "together", "--rows", "narrow")
-    slow = at_call(mcan.report.write, "png", 1, dawdle)
+    slow = at_call(mcan.tables.writing, "markdown", 1, dawdle)
     first = lab.start(*args, "--shard", "1/2", patch=slow)
     until(lambda: done() == 1)
     # The first has only to collect now, the second has a whole run to do.
@@ -158,7 +126,7 @@ def test_shards_that_end_together(lab):
 
 @pytest.mark.slow
 def test_a_run_whose_runner_died_is_waited_for(lab):
-    """Its training lives on and keeps its claim; the next runner evaluates it."""
+    """Its training lives on and holds the run's folder; the next runner evaluates it."""
     runs = lab.folder / "orphan"
     release = lab.folder / "release"
 
@@ -167,10 +135,14 @@ def test_a_run_whose_runner_died_is_waited_for(lab):
         until(release.exists)
 
     args = ("--runs", "orphan", "--rows", "wide", "--seeds", "0")
-    assert lab.reproduce(*args, patch=at_call(Trainer, "_update", 3, hold)).status == -9
+    assert lab.reproduce(*args, patch=at_call(Trainer, "update", 3, hold)).status == -9
     wait = lab.start(*args, number=1)
     printed = lab.folder / "printed_1.out"
-    until(lambda: printed.exists() and "waiting for 1 run" in printed.read_text())
+    until(
+        lambda: (
+            printed.exists() and "waiting for other processes: wide, seed 0" in printed.read_text()
+        )
+    )
     assert not list(runs.glob("*/outcome_val.json"))
     release.touch()
     assert wait().status == 0
@@ -183,7 +155,7 @@ def test_interrupted(lab, number):
     """The signal reaches the training, which writes a checkpoint; the next command goes on."""
     runs = f"signal_{number}"
     args = ("--runs", runs, "--rows", "narrow", "--seeds", "0")
-    ask = at_call(Trainer, "_update", 4, lambda: os.kill(os.getppid(), number))
+    ask = at_call(Trainer, "update", 4, lambda: os.kill(os.getppid(), number))
     stopped = lab.reproduce(*args, patch=ask)
     assert stopped.status == 128 + number
     assert stopped.err.splitlines()[-1] == (
@@ -201,7 +173,7 @@ def test_interrupted(lab, number):
 def test_a_training_that_is_stopped_is_not_evaluated(lab):
     """train.py ends with status 0 where SIGTERM reaches it alone."""
     args = ("--runs", "stopped", "--rows", "narrow", "--seeds", "0")
-    stopped = lab.reproduce(*args, patch=at_call(Trainer, "_update", 8, send(signal.SIGTERM)))
+    stopped = lab.reproduce(*args, patch=at_call(Trainer, "update", 8, send(signal.SIGTERM)))
     assert stopped.status == 1
     (failure,) = [line for line in stopped.err.splitlines() if line.startswith("failed: ")]
     assert failure.endswith("training was stopped after 1 of 2 epochs")
@@ -209,91 +181,119 @@ def test_a_training_that_is_stopped_is_not_evaluated(lab):
 
 
 def test_failures_do_not_stop_the_others(lab):
-    text = TABLE.replace("model.hidden_size=16", "model.image.input=pixels")
-    (lab.folder / "table.yaml").write_text(text)
-    result = lab.reproduce("--output", "failing")
-    failing = lab.reproduce("--output", "none", "--runs", "none", "--rows", "wide")
-    (lab.folder / "table.yaml").write_text(TABLE)
+    table = TABLE.replace("model.hidden_size=16", "model.image.input=pixels")
+    result = lab.reproduce("--output", "failing", table=table)
     assert result.status == 1
     failed = [line for line in result.err.splitlines() if line.startswith("failed: ")]
     assert [line.split(": ")[1] for line in failed] == ["wide, seed 0", "wide, seed 1"]
-    assert all(
-        line.endswith("train.py ended with exit status 2; it says above why") for line in failed
-    )
+    assert all(line.endswith("exit status 2; see its error above") for line in failed)
     assert "model.image.input is pixels" in result.err
     assert "0 of 2" in result.out
     assert "2 of 2" in result.out
-    assert failing.status == 1
-    assert "nothing written to none: no run of the table is finished" in failing.out
+    alone = lab.reproduce("--output", "none", "--runs", "none", "--rows", "wide", table=table)
+    assert alone.status == 1
+    assert "nothing written to none: no run of the table is finished" in alone.out
     assert not list((lab.folder / "none").glob("table.*"))
 
 
-def test_submissions_and_what_the_server_says(lab):
-    (lab.folder / "table.yaml").write_text(
-        TABLE.replace("split: val", "split: val\nsubmission: true")
-    )
+def test_submissions_and_the_servers_scores(lab):
     args = ("--runs", "server", "--rows", "wide", "--seeds", "0")
-    try:
-        assert lab.reproduce(*args).status == 0
-        (run,) = lab.folders("server")
-        answers = json.loads((run / "submission_val.json").read_text())
-        assert len(answers) == 11
-        outcome = json.loads((run / "outcome_val.json").read_text())
-        assert outcome["metrics"] is None
-        assert outcome["submission"] == "submission_val.json"
-        filled = lab.reproduce(*args, "--fill", "wide=70.63", "wide:yes/no=86.82")
-        assert filled.status == 0
-        assert "train.py" not in filled.out
-        assert "70.63" in filled.out
-        kept = json.loads((run / "server_val.json").read_text())
-        assert kept == {"overall": 70.63, "yes/no": 86.82}
-        assert "86.82" in lab.reproduce(*args, "--output", "elsewhere").out
-        changed = lab.reproduce(*args, "--set", "optimizer.lr=0.01", "--fill", "wide=71")
-        (error,) = changed.errors()
-        assert "(wide, seed 0) is not done; give --set, --seeds and --runs as" in error
-        dry = lab.reproduce(*args, "--fill", "wide=71", "--dry-run")
-        assert (dry.status, dry.out) == (2, "")
-        assert dry.err.endswith("error: --fill writes figures; leave --dry-run out\n")
-        assert json.loads((run / "server_val.json").read_text()) == kept
-    finally:
-        (lab.folder / "table.yaml").write_text(TABLE)
+
+    def reproduce(*more: str) -> Result:
+        table = TABLE.replace("split: val", "split: val\nsubmission: true")
+        return lab.reproduce(*args, *more, table=table)
+
+    assert reproduce().status == 0
+    (run,) = lab.folders("server")
+    assert len(json.loads((run / "submission_val.json").read_text())) == 11
+    assert json.loads((run / "outcome_val.json").read_text())["metrics"] is None
+    filled = reproduce("--fill", "wide=70.63", "wide:yes/no=86.82")
+    assert filled.status == 0
+    assert "train.py" not in filled.out
+    assert "70.63" in filled.out
+    assert "86.82" in reproduce("--output", "elsewhere").out
+    (error,) = reproduce("--set", "optimizer.lr=0.01", "--fill", "wide=71").errors()
+    assert "(wide, seed 0) is not finished; give --set, --seeds and --runs as" in error
+    dry = reproduce("--fill", "wide=71", "--dry-run")
+    assert (dry.status, dry.out) == (2, "")
+    assert dry.err.endswith("error: --fill enters scores and runs nothing; use it alone\n")
+    kept = json.loads((run / "server_val.json").read_text())
+    assert kept == {"overall": 70.63, "yes/no": 86.82}
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "message"),
+    [
+        (("model.hidden_size=16", "data.prepared=no"), (), "error: no: no such prepared dataset"),
+        (("split: val", "split: vla"), (), "error: prepared: there is no split 'vla'; there is"),
+        (("", ""), ("--output", "table.yaml"), "error: [Errno 17] File exists: 'table.yaml'"),
+        (("", ""), ("--output", "table.yaml/a"), "error: [Errno 20] Not a directory: 'table.yaml/"),
+    ],
+)
+def test_what_would_fail_is_reported_before_any_run(lab, change, args, message):
+    result = lab.reproduce("--runs", "refused", *args, table=TABLE.replace(*change))
+    assert result.status == 2
+    (error,) = result.errors()
+    assert error.startswith(message)
+    assert not (lab.folder / "refused").exists()
 
 
 @pytest.mark.slow
-def test_another_base_is_evaluated_on_its_own_split(lab):
-    base = (lab.folder / "config.yaml").read_text()
-    (lab.folder / "small.yaml").write_text(base.replace("name: small", "name: other"))
-    args = ("--base", "small.yaml", "--rows", "narrow", "--seeds", "0")
-    result = lab.reproduce(*args, "--set", "data.evaluate=train")
-    assert result.status == 0
-    (run,) = (lab.folder / "runs/reproduce").glob("other-*")
-    assert (run / "outcome_train.json").exists()
-    (table,) = (lab.folder / "runs/reproduce/tables").glob("table_other-*/table.md")
-    assert "Run on small.yaml with data.evaluate=train and seed 0." in table.read_text()
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("prepared", "the split 'train' of prepared is not what it was when"),
+        ("images.h5", "the image store images.h5 is not what it was when"),
+    ],
+)
+def test_changed_data_is_reported(tmp_path, file, message):
+    """The same data elsewhere is accepted."""
+    lab = make_table_lab(tmp_path)
+    args = ("--rows", "narrow", "--seeds", "0")
+    assert lab.reproduce(*args).status == 0
+    before = contents(lab.folder / "runs")
+    make_synthetic(tmp_path / "new", questions=44, images=10, feature_dim=6, seed=1)
+    (tmp_path / file).rename(tmp_path / "moved")
+    moved = "data.prepared=moved" if file == "prepared" else "data.images=[moved]"
+    assert lab.reproduce(*args, "--set", moved, "--output", "o").status == 0
+    (tmp_path / "new" / file).rename(tmp_path / file)
+    result = lab.reproduce(*args)
+    assert result.status == 2
+    (error,) = result.errors()
+    assert f"(narrow, seed 0): {message}" in error
+    assert contents(lab.folder / "runs") == before
+
+
+@pytest.mark.slow
+def test_runs_of_other_code_are_run_again(tmp_path):
+    lab = make_table_lab(tmp_path)
+    args = ("--rows", "narrow")
+    assert lab.reproduce(*args).status == 0
+    old = lab.folders()[0]
+    outcome = json.loads((old / "outcome_val.json").read_text())
+    (old / "outcome_val.json").write_text(json.dumps({**outcome, "code": ["other"]}))
+    named = lab.reproduce(*args)
+    assert "runs of other code than this, run again with --rerun-changed: narrow, " in named.out
+    assert "train.py" not in named.out
+    again = lab.reproduce(*args, "--rerun-changed")
+    assert again.status == 0, again.err
+    (moved,) = (old.parent / "superseded").iterdir()
+    assert moved.name.startswith(old.name)
+    assert f"moved to {moved.relative_to(lab.folder)}" in again.out.splitlines()
+    assert again.out.count("python train.py") == 1
+    assert (moved / "outcome_val.json").exists()
+    assert lab.starts() == [1, 1]
+    assert "other code" not in lab.reproduce(*args).out
 
 
 @pytest.mark.slow
 def test_as_a_user_starts_it(tmp_path):
-    """In programs of their own; the second time killed in the middle."""
-    lab = make_table_lab(tmp_path, TABLE.replace("seeds: [0, 1]", "seeds: [0]"))
-    reproduce = [sys.executable, str(ROOT / "scripts/reproduce.py"), "table.yaml"]
-    alone = program(*reproduce, cwd=lab.folder)
-    assert alone.status == 0, alone.err
-    killed = [*reproduce, "--runs", "killed"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
-    with subprocess.Popen(killed, cwd=lab.folder, env=env, stdout=subprocess.DEVNULL) as runner:
-        until(lambda: len(list((lab.folder / "killed").glob("*/metrics.jsonl"))) == 2, 300)
-        runner.kill()
-    continued = program(*killed, cwd=lab.folder)
-    assert continued.status == 0, continued.err
-    assert lab.results("killed") == lab.results()
-
-
-@pytest.mark.slow
-def test_under_torchrun(tmp_path):
+    """In programs of their own, under torchrun."""
     lab = make_table_lab(tmp_path)
-    reproduce = [sys.executable, str(ROOT / "scripts/reproduce.py"), "table.yaml", "--seeds", "0"]
+    script = str(ROOT / "scripts/reproduce.py")
+    reproduce = [sys.executable, script, "table.yaml", "--seeds", "0"]
     done = program(*reproduce, "--nproc", "2", "--rows", "narrow", cwd=lab.folder)
     assert done.status == 0, done.err
+    assert "1 of 1" in done.out
     assert "torchrun --standalone --nproc-per-node=2 train.py" in done.out
     assert lab.starts() == [1]

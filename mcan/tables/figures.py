@@ -1,0 +1,140 @@
+"""table.png: a dot per row and column, or lines if the table has a plot.
+
+Colours are those of Okabe and Ito, and what a colour distinguishes, a marker does too. Equal
+results give equal bytes on one version of matplotlib.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mcan.files import write_atomically
+from mcan.tables.summary import RowSummary, TableSummary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LEAST_SPAN = 2.0
+"""Points that a panel spans at least: a difference of 0.1 stays small."""
+_STYLE: Any = {
+    "figure.dpi": 100,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.4,
+    "legend.frameon": False,
+    "text.parse_math": False,
+}
+
+
+def write_figure(path: Path, summary: TableSummary) -> None:
+    """Write the results as a PNG."""
+    options: Any = {"format": "png", "metadata": {"Software": None}}
+    with drawing():
+        write_atomically(path, partial(draw_table(summary).savefig, **options))
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Our style, whatever the user's matplotlibrc says, and no warning of missing glyphs.
+
+    matplotlib is imported here, since it takes a second and only tables need it.
+    """
+    from matplotlib import style
+
+    with style.context(_STYLE, after_reset=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and marker of the line `number`; 56 differ, as 7 and 8 have no common divisor."""
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def draw_table(summary: TableSummary) -> Figure:
+    """Results per column: a line per series over x, or else dots, one row of the table each."""
+    from matplotlib.figure import Figure
+
+    plot = summary.table.plot
+    series: dict[str, list[tuple[float, RowSummary]]] = {}
+    for number, row in enumerate(summary.rows):
+        if plot is None:
+            series.setdefault("runs", []).append((number, row))
+        elif row.row.x is not None:
+            series.setdefault(row.row.series or "runs", []).append((row.row.x, row))
+    names = [textwrap.fill(row.row.name, 30, break_on_hyphens=False) for row in summary.rows]
+    lines = sum(1 + name.count("\n") for name in names)
+    across, height = (4, 1 + 0.3 * lines) if plot is None else (2, 3 + 0.2 * len(series))
+    down = math.ceil(len(summary.columns) / across)
+    across = math.ceil(len(summary.columns) / down)
+    # 880 pixels: what a README shows without scaling.
+    figure = Figure(figsize=(8.8, down * height + 1), layout="constrained")
+    figure.suptitle(textwrap.fill(summary.table.title, 90), fontweight="bold")
+    panels = []
+    for number, column in enumerate(summary.columns, 1):
+        panels.append(figure.add_subplot(down, across, number, title=column))
+    handles: dict[str, Any] = {}
+    for number, (name, points) in enumerate(series.items()):
+        places, rows = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+        style = {**line_style(number), "linestyle": "-" if plot else "none"}
+        hollow = {**style, "linestyle": "none", "fillstyle": "none", "markersize": 10}
+        cited = f"{name}, published" if plot else "published"
+        cited += "" if all(each.row.verified for each in rows) else " (from memory)"
+        for panel, column in zip(panels, summary.columns, strict=True):
+            cells = [row.cells[column] for row in rows]
+            drawn = {name: ([cell.mean for cell in cells], style)}
+            published = [cell.published for cell in cells]
+            if summary.comparable and any(value is not None for value in published):
+                drawn[cited] = (published, hollow)
+            spread = [cell.std or 0 for cell in cells]
+            for label, (values, look) in drawn.items():
+                known = np.array(values, float)  # None becomes NaN, which is not drawn
+                bars = spread if label == name else None
+                if plot:
+                    handles[label] = panel.errorbar(places, known, yerr=bars, capsize=3, **look)
+                else:
+                    handles[label] = panel.errorbar(known, places, xerr=bars, capsize=3, **look)
+    for panel in panels:
+        if plot is None:
+            panel.set_yticks(range(len(names)), names)
+            panel.set_ylim(len(names) - 0.5, -0.5)
+            first = panel.get_subplotspec().is_first_col()  # type: ignore[union-attr]
+            panel.tick_params(labelleft=first)
+            panel.set_xlabel("accuracy (%)")
+        else:
+            panel.set_xticks(sorted({x for points in series.values() for x, _ in points}))
+            panel.set(xlabel=plot.x, ylabel="accuracy (%)")
+    span = _share_span(panels, "y" if plot else "x")
+    if handles:
+        note = f"mean ± sample standard deviation over seeds; every panel spans {span:.3g} points"
+        legend: Any = {"loc": "outside lower center", "title": note}
+        legend["ncols"] = max(1, min(3, 100 // (max(map(len, handles)) + 6)))
+        figure.legend(handles.values(), handles, **legend)
+    return figure
+
+
+def _share_span(panels: Sequence[Axes], along: str) -> float:
+    """Let all panels span as many points `along` x or y, each around its own values: equal
+    differences look equal, and columns at other levels hide nothing. Returns the span.
+    """
+    extents = [tuple(getattr(panel.dataLim, f"interval{along}")) for panel in panels]
+    span: float = max([LEAST_SPAN, *(1.2 * (high - low) for low, high in extents if low <= high)])
+    for panel, (low, high) in zip(panels, extents, strict=True):
+        if low <= high:
+            panel.set(**{f"{along}lim": ((low + high - span) / 2, (low + high + span) / 2)})
+        else:
+            panel.text(0.5, 0.5, "no results", transform=panel.transAxes, ha="center")
+    return span

@@ -1,0 +1,179 @@
+"""Tables -> runs: identity, sharing, what the command line changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mcan.tables.planning
+from mcan.config import load_config
+from mcan.errors import ConfigError
+from mcan.tables.planning import RUNS, CommandOptions, PlannedRun, plan, table_folder
+from mcan.tables.spec import Table, load_table
+
+BASE = """\
+name: {name}
+data: {{prepared: prepared, images: [regions.h5], evaluate: {evaluate}}}
+"""
+TABLE = """\
+title: T
+source: S
+verified: true
+dataset: d
+base: config.yaml
+split: val
+columns: [overall]
+seeds: [0, 7]
+rows:
+  - {name: two, overrides: [model.depth=2]}
+  - {name: six}
+  - {name: six too, overrides: [model.depth=6]}
+  - {name: theirs, runs: false}
+"""
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, evaluate in (("config", "val"), ("other", "test"), ("none", "null")):
+        Path(f"{name}.yaml").write_text(BASE.format(name=name, evaluate=evaluate))
+    return changed("", "")
+
+
+def changed(old: str, new: str) -> Table:
+    Path("t.yaml").write_text(TABLE.replace(old, new) if old else TABLE)
+    return load_table("t.yaml")
+
+
+def planned(table: Table, *overrides: str, rows=None, **options) -> list[PlannedRun]:
+    return plan(table, CommandOptions(overrides=overrides, **options), rows)
+
+
+def folders(*args, **options) -> set[Path]:
+    return {run.folder for run in planned(*args, **options)}
+
+
+def test_runs_in_order(table):
+    runs = planned(table)
+    assert [(run.row.name, run.seed) for run in runs] == [
+        (name, seed) for name in ("two", "six", "six too") for seed in (0, 7)
+    ]
+    assert {run.split for run in runs} == {"val"}
+    assert len({run.folder for run in runs}) == 4  # equal configs share a run
+    assert [run.seed for run in planned(table, seeds=(3, 0, 3), rows=["two"])] == [3, 0]
+
+
+def test_the_command_resolves_to_the_config(table):
+    for run in planned(table, "optimizer.lr=1e-3", runs=Path("a b/12: c")):
+        assert load_config(run.base, run.overrides) == run.config
+        assert Path(run.config.runs) / run.config.name == run.folder
+        assert run.config.seed == run.seed
+        assert run.config.optimizer.lr == 1e-3
+
+
+FREE = (
+    *("data.prepared=moved", "data.images=[moved.h5]", "data.workers=3", "train.device=cpu"),
+    *("train.log_every=7", "train.keep_last=2", "evaluation.batch_size=3"),
+)
+COUNTED = ("model.depth=3", "optimizer.lr=1e-3", "data.max_tokens=9", "evaluation.metric=vqa")
+
+
+@pytest.mark.parametrize("change", [*FREE, *COUNTED])
+def test_every_key_that_is_not_free_identifies_a_run(table, change):
+    same = folders(table, rows=["six"]) == folders(table, change, rows=["six"])
+    assert same == (change in FREE)
+
+
+def test_defaults_and_the_schemas_version_count(table, monkeypatch):
+    names = {folder.name for folder in folders(table, "train.epochs=13")}
+    assert names == {folder.name for folder in folders(table, runs=Path("elsewhere"))}
+    monkeypatch.setattr(mcan.tables.planning, "SCHEMA_VERSION", 1000)
+    assert not names & {folder.name for folder in folders(table)}
+
+
+def test_data_that_rows_state_makes_other_runs(table):
+    """Paths are free, since data may move, but rows compare stores or word vectors by them."""
+    rows = "".join(
+        f"  - {{name: '{path}', overrides: ['{path}']}}\n"
+        for path in ("data.images=[a.h5]", "data.images=[b.h5]", "data={grid: [c.h5]}")
+    )
+    table = changed(TABLE[TABLE.index("  - ") :], rows)
+    assert len(folders(table, seeds=(0,))) == 3
+    assert folders(table) == folders(table, "data.prepared=moved")
+
+
+def test_runs_are_scored_by_the_metric_of_the_published_values(table):
+    table = changed("split: val", "split: val\nmetric: vqa_pre2021")
+    for metric, overrides, base in (
+        ("vqa_pre2021", (), None),
+        ("vqa", ("evaluation.metric=vqa",), None),
+        (None, (), Path("other.yaml")),
+    ):
+        runs = planned(table, *overrides, base=base)
+        assert {run.config.evaluation.metric for run in runs} == {metric}
+
+
+def test_another_base(table):
+    (run,) = planned(table, base=Path("other.yaml"), seeds=(3,), rows=["two"])
+    assert (run.base, run.split, run.seed) == (Path("other.yaml"), "test", 3)
+    assert run.folder.name.startswith("other-")
+
+
+SIX, OTHER = "name: six}", Path("other.yaml")
+
+
+# Change of the table, options, how the message begins.
+@pytest.mark.parametrize(
+    ("edit", "options", "message"),
+    [
+        (("", ""), {"rows": ["tow"]}, "t.yaml: there is no run for a row 'tow'; rows: ['two', 's"),
+        (("", ""), {"overrides": ("seed=3",)}, "t.yaml: seed cannot be overridden: runs are named"),
+        (("", ""), {"overrides": ("model.dpth=3",)}, "command line: model.dpth is not a key of mo"),
+        (("", ""), {"base": Path("none.yaml")}, "none.yaml: data.evaluate is null"),
+        (("", ""), {"seeds": (-1,)}, "t.yaml: row 'two': seed is -1; it must be a whole number of"),
+        (("depth=2", "dpth=2"), {}, "t.yaml: row 'two': model.dpth is not a key of model"),
+        (("model.depth=2", "name=x"), {}, "t.yaml: name cannot be overridden"),
+        ((SIX, "name: six, base: no.yaml}"), {}, "no.yaml: the file cannot be read"),
+        (
+            ("model.depth=2", "model.question.word_vectors.frozen=true"),
+            {"base": OTHER},
+            "t.yaml: row 'two': model.question.word_vectors.path is missing; it must be text",
+        ),
+        (
+            (SIX, "name: six, base: other.yaml}"),
+            {"base": OTHER},
+            "t.yaml: --base other.yaml cannot replace the base of every row, since the row 'six'",
+        ),
+    ],
+)
+def test_errors(table, edit, options, message):
+    rows = options.pop("rows", None)
+    with pytest.raises(ConfigError) as caught:
+        plan(changed(*edit), CommandOptions(**options), rows)
+    assert str(caught.value).startswith(message)
+
+
+def folder(table: Table, *overrides: str, **options) -> Path:
+    runs = planned(table, *overrides, **options)
+    return table_folder(table, CommandOptions(overrides=overrides, **options), runs)
+
+
+def test_other_runs_have_another_folder(table):
+    assert folder(table) == RUNS / "tables" / "t"
+    longer = folder(table, "train.epochs=3", "optimizer.lr=1")
+    assert longer == folder(table, "optimizer.lr=1", "train.epochs=3")
+    different = {
+        longer,
+        folder(table, "train.epochs=4"),
+        folder(table, "train.epochs=3", seeds=(1,)),
+        folder(table, seeds=(0, 1)),
+        folder(table, seeds=(0,)),
+        folder(table, base=Path("other.yaml")),
+        folder(table, "train.epochs=3", base=Path("other.yaml")),
+    }
+    assert len(different) == 7
+    names = [path.relative_to(RUNS / "tables").name.partition("-") for path in different]
+    assert all(name == "t" and len(digest) == 8 for name, _, digest in names)
+    moved = folder(table, seeds=(1, 0), runs=Path("elsewhere"))
+    assert moved == Path("elsewhere/tables") / folder(table, seeds=(0, 1)).name

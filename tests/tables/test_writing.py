@@ -1,0 +1,229 @@
+"""table.md, .tex, .csv and .json, read back by other means than wrote them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made import Made, make, row
+
+from mcan.tables.planning import CommandOptions
+from mcan.tables.writing import csv_text, json_text, latex, markdown
+
+
+def cells(text: str) -> list[list[str]]:
+    """Cells of the Markdown table, head first, the rule left out."""
+    (block,) = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    lines = block.splitlines()
+    assert len({len(line) for line in lines}) == 1, "columns are aligned"
+    split = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return [split[0], *split[2:]]
+
+
+@pytest.fixture
+def two_rows(tmp_path) -> Made:
+    rows = [
+        row("shallow", 1, published={"overall": 65.2}),
+        row("deep", 6, published={"overall": 66.25}, verified=False),
+    ]
+    made = make(tmp_path, rows)
+    for seed, value in enumerate((65.0, 65.5, 66.0)):
+        made.finish("shallow", seed, value, {"yes/no": 80 + value / 10, "number": 1 / 3})
+    made.finish("deep", 1, 66.0, {"yes/no": 85.0, "number": 44.0}, {"how many": 200 / 3})
+    return made
+
+
+def test_markdown_beside_the_published_values(two_rows):
+    text = markdown(two_rows.summary)
+    assert text.startswith("# Table 1: depth\n\n| row ")
+    assert text.endswith("\n\n![results](table.png)\n")
+    assert cells(text) == [
+        ["row", "overall", "published", "Δ", "yes/no", "number", "runs"],
+        ["shallow", "65.50 ± 0.50", "65.2", "+0.30", "86.55 ± 0.05", "0.33 ± 0.00", "3 of 3"],
+        ["deep", "66.00", "66.25†", "−0.25", "85.00", "44.00", "1 of 3"],
+    ]
+    for note in (
+        "- Accuracy in percent on val of vqa_v2 (4,000 questions), metric vqa_pre2021.",
+        "- ± is the sample standard deviation (n − 1) over seeds; values without it: one run.",
+        "- Source of the published values: a paper, Table 1, metric vqa_pre2021.",
+        "- † from memory, not checked against the source.",
+    ):
+        assert note in text.splitlines()
+
+
+def test_what_the_command_changed_is_stated(two_rows):
+    options = CommandOptions(Path("other.yaml"), ("train.epochs=3", "data.images=[a.h5]"), (0, 1))
+    summary = replace(two_rows.summary, options=options)
+    changed = "--base other.yaml --set train.epochs=3 'data.images=\\[a.h5]' --seeds 0 1"
+    assert markdown(summary).splitlines()[2] == f"Run with {changed}"
+    stated = json.loads(json_text(summary))["options"]
+    assert (stated["base"], stated["seeds"]) == ("other.yaml", [0, 1])
+    assert stated["overrides"] == list(options.overrides)
+
+
+def test_markdown_with_many_published_columns(tmp_path):
+    published = {"overall": 64.8, "yes/no": 82.5}
+    rows = [row("A", 1, published=published), {"name": "B", "runs": False, "published": published}]
+    made = make(tmp_path, rows, seeds=[0])
+    made.finish("A", 0, 64.796, {"yes/no": 83.0, "number": 40.0})
+    text = markdown(made.summary)
+    assert cells(text) == [
+        ["row", "overall", "published", "Δ", "yes/no", "published", "Δ", "number", "runs"],
+        ["A", "64.80", "64.8", "+0.00", "83.00", "82.5", "+0.50", "40.00", "1 of 1"],
+        ["B", "–", "64.8", "–", "–", "82.5", "–", "–", "–"],
+    ]
+    assert "†" not in text
+    assert "±" not in text
+
+
+@pytest.mark.parametrize(
+    ("other", "note"),
+    [
+        ({"dataset": "shapes"}, "dataset {} is vqa_v2, that of runs shapes"),
+        ({"metric": "vqa"}, "metric {} is vqa_pre2021, that of runs vqa"),
+    ],
+)
+def test_no_difference_for_another_dataset_or_metric(two_rows, other, note):
+    for name in ("shallow", "deep"):
+        for seed in range(3):
+            two_rows.finish(name, seed, 90.0, {"yes/no": 90.0, "number": 1.0}, **other)
+    text = markdown(two_rows.summary)
+    assert cells(text)[0] == ["row", "overall", "published", "yes/no", "number", "runs"]
+    assert cells(text)[1][:3] == ["shallow", "90.00 ± 0.00", "65.2"]
+    note = note.format("of the published values")
+    assert f"- The {note}: no difference is given.\n" in text
+
+
+def test_markdown_before_any_run_and_without_published_values(tmp_path):
+    text = markdown(make(tmp_path, [row("A", 1)], columns=["overall"]).summary)
+    assert cells(text) == [["row", "overall", "runs"], ["A", "–", "0 of 3"]]
+    assert "Source of" not in text
+
+
+def test_markdown_marks_the_servers_scores(tmp_path):
+    made = make(tmp_path, [row("A", 1), row("B", 2)], seeds=[0], submission=True)
+    made.finish("A", 0, None)
+    made.finish("B", 0, None)
+    made.score("A", overall=70.5)
+    text = markdown(made.summary)
+    assert [line[:2] for line in cells(text)[1:]] == [["A", "70.50‡"], ["B", "–"]]
+    assert "- ‡ the evaluation server's score for one submission, metric unknown." in text
+    assert "- Submitted, without scores of the evaluation server yet: B." in text
+
+
+def test_several_evaluations_name_their_rows(tmp_path):
+    made = make(tmp_path, [row("A", 1), row("B", 2, split="test")], seeds=[0])
+    made.finish("A", 0, 60.0)
+    made.finish("B", 0, 61.0)
+    text = markdown(made.summary)
+    assert "on val of vqa_v2 (4,000 questions), metric vqa_pre2021: A." in text
+    assert "on test of vqa_v2 (4,000 questions), metric vqa_pre2021: B." in text
+
+
+def test_markdown_shows_names_as_they_are(tmp_path):
+    shown = {
+        "<script>": r"\<script>",
+        "a|b": r"a\|b",
+        "*bold* `code`": r"\*bold\* \`code\`",
+        "GloVe_pt": "GloVe_pt",
+        "_x_": r"\_x\_",
+        "&amp; & co": r"\&amp; & co",
+    }
+    made = make(tmp_path, [row(name, n + 1) for n, name in enumerate(shown)])
+    assert [line[0] for line in cells(markdown(made.summary))[1:]] == list(shown.values())
+
+
+def test_runs_of_several_versions_of_the_code_are_noted(two_rows):
+    assert "versions of the code" not in markdown(two_rows.summary)
+    path = two_rows.run("deep", 1).outcome_path
+    two_rows.outcomes[path] = two_rows.outcomes[path].model_copy(update={"code": ("e",)})
+    assert "- The runs were made by 2 versions of the code" in markdown(two_rows.summary)
+    rows = json.loads(json_text(two_rows.summary))["rows"]
+    assert [run["code"] for run in rows[1]["runs"]] == [None, ["e"], None]
+
+
+def test_latex(tmp_path):
+    """What TeX would take as commands is escaped, and every line has as many cells as columns."""
+    rows = [
+        row(r"50% & more_$ { x} \y ~^#", 1, published={"overall": 64.0}, verified=False),
+        row("B", 2),
+    ]
+    made = make(tmp_path, rows, seeds=[0, 1], columns=["overall"])
+    for seed in range(2):
+        made.finish(rows[0]["name"], seed, 63.0 + seed)
+    lines = latex(made.summary).splitlines()
+    assert lines[:9] == [
+        r"% Table 1: depth; needs \usepackage{booktabs}",
+        r"\begin{tabular}{lrrrr}",
+        r"\toprule",
+        r"row & overall & published & $\Delta$ & runs \\",
+        r"\midrule",
+        r"50\% \& more\_\$ \{ x\} \textbackslash{}y \textasciitilde{}\textasciicircum{}\# & "
+        r"63.50 $\pm$ 0.71 & 64\textsuperscript{\dag} & $-$0.50 & 2 of 2 \\",
+        r"B & -- & -- & -- & 0 of 2 \\",
+        r"\bottomrule",
+        r"\end{tabular}\par",
+    ]
+    assert len(lines) > 9
+    assert all(re.fullmatch(r"\{\\footnotesize .*\\par\}", line) for line in lines[9:])
+
+
+def read_csv(made: Made) -> dict[tuple[str, str], dict[str, str]]:
+    lines = list(csv.DictReader(io.StringIO(csv_text(made.summary))))
+    read = {(line["row"], line["column"]): line for line in lines}
+    assert len(read) == len(lines)
+    return read
+
+
+def test_csv_has_every_value_once_with_two_decimals(two_rows):
+    read = read_csv(two_rows)
+    assert len(read) == 7
+    number, overall = read["shallow", "number"], read["deep", "overall"]
+    assert list(number.values())[2:] == ["0.33", "0.00", "", "3", "3", "", "", "runs"]
+    assert list(overall.values())[2:] == ["66.00", "", "-0.25", "1", "3", "66.25", "false", "runs"]
+    assert read["deep", "per_question_type.how many"]["mean"] == "66.67"
+
+
+def test_csv_leaves_out_values_that_do_not_exist(tmp_path):
+    """Nothing measured or published; but each row is there, whatever its name."""
+    cited = {"name": 'C, "quoted"\nname', "runs": False, "published": {"yes/no": 82.5}}
+    rows = [row("A", 1, published={"overall": 64.8}), row("B", 2), cited]
+    made = make(tmp_path, rows, seeds=[0])
+    made.finish("A", 0, 64.796, {"number": 40.0})
+    read = read_csv(made)
+    line = read["A", "overall"]  # the difference is rounded, not its parts
+    assert (line["mean"], line["published"], line["difference"]) == ("64.80", "64.8", "0.00")
+    assert list(read) == [
+        *(("A", "overall"), ("A", "number"), ("B", "overall")),
+        *((cited["name"], "overall"), (cited["name"], "yes/no")),
+    ]
+    assert list(read["B", "overall"].values())[2:] == ["", "", "", "0", "1", "", "", ""]
+
+
+def test_json_has_seeds_overrides_folders_and_commands(two_rows):
+    content = json.loads(json_text(two_rows.summary))
+    published = {"source": "a paper, Table 1", "dataset": "vqa_v2", "metric": "vqa_pre2021"}
+    assert (content["title"], content["published"]) == ("Table 1: depth", published)
+    assert content["footnotes"]
+    shallow, deep = content["rows"]
+    assert shallow["columns"]["overall"]["seeds"] == {"0": 65.0, "1": 65.5, "2": 66.0}
+    assert shallow["overrides"] == ["model.depth=1"]
+    assert deep["columns"]["per_question_type.how many"]["mean"] == 200 / 3
+    assert [run["finished"] for run in deep["runs"]] == [False, True, False]
+    run, written = two_rows.run("deep", 1), deep["runs"][1]
+    assert written["folder"] == str(run.folder)
+    trained = ["python", "train.py", str(run.base), *run.overrides]
+    assert shlex.split(written["train"]) == trained
+    assert shlex.split(written["evaluate"])[2:] == [str(run.folder), "--split", "val"]
+
+
+def test_the_order_in_which_runs_end_changes_nothing(two_rows):
+    written = [write(two_rows.summary) for write in (markdown, latex, csv_text, json_text)]
+    two_rows.outcomes = dict(reversed(two_rows.outcomes.items()))
+    assert written == [write(two_rows.summary) for write in (markdown, latex, csv_text, json_text)]
