@@ -1,146 +1,197 @@
 #!/usr/bin/env python3
-"""Measure speed and memory of the main jobs; see `--help`."""
+"""Measure speed and memory of the main jobs on made-up data of VQA v2's size; see `--help`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from mcan.arguments import positive
-from mcan.benchmarking import suites
-from mcan.benchmarking.hardware import cores
-from mcan.benchmarking.report import new_file, rewrite, save, section
-from mcan.benchmarking.suites import Settings, Sweep
-from mcan.benchmarking.summary import Record
-from mcan.benchmarking.workload import Workload
+import torch
+
+from mcan.benchmarking import (
+    BASELINE,
+    ROOT,
+    WORD_COUNTS,
+    Arm,
+    Measurements,
+    describe_machine,
+    measure,
+    measure_startup,
+    profile,
+    record_file,
+    report,
+    save,
+)
+from mcan.config import load_config
+from mcan.console import positive
 from mcan.errors import command
+from mcan.preparation.synthetic import make_synthetic
 
-MCAN_SMALL = Path(__file__).resolve().parents[1] / "configs/_base_/mcan_small.yaml"
-
-# What --quick measures: whether everything works, not how fast it is.
+SIZES = {"feature_dim": 2048, "regions": (10, 100), "answers": 3129, "vocabulary": 18_000}
+# Of --quick, which only shows that everything runs.
+QUICK_SIZES = {"feature_dim": 8, "regions": (2, 5), "answers": 20, "vocabulary": 50}
 QUICK = ("model.hidden_size=16", "model.heads=2", "model.depth=1", "train.batch_size=4")
-QUICK_WORKLOAD = Workload(0, regions=(2, 5), features=8, answers=20, words=50)
-QUICK_SWEEP = Sweep(regions=(2, 4), width=(16, 32), depth=(1, 2), questions=(100, 200))
-
-SWEEP_BATCH = "train.batch_size=16"
-"""At 608 regions a batch of 64 does not fit into everyone's memory."""
+TITLES = {
+    "train": "Training step",
+    "eval": "Evaluation",
+    "loader": "Loading",
+    "startup": "Start-up",
+    "scaling": "Several processes",
+}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure speed and memory on made-up data with the sizes of VQA v2, side by "
-        "side with a plain implementation of the network. Prints a report in Markdown.",
-        epilog="Close other programs first: the arms of a benchmark see the same machine, but not "
-        "a quiet one.",
+        description="Measure speed and memory on made-up data of VQA v2's size, side by side with "
+        "the network as the authors' code computes it. Prints a report in Markdown.",
+        epilog="Close other programs first. The arms of a benchmark take turns, so they see the "
+        "same machine, but not a quiet one.",
     )
     commands = parser.add_subparsers(dest="what", required=True)
-    train = _command(commands, "train", "the training step", True)
-    train.add_argument("--steps", type=positive, default=10, help="updates per repetition")
+    train = add_command(commands, "train", "the training step", steps=10)
     train.add_argument("--compile", action="store_true", help="measure torch.compile too")
-    evaluation = _command(commands, "eval", "predicting a split", True)
-    evaluation.add_argument("--questions", type=positive, default=1024)
-    loader = _command(commands, "loader", "ready batches in one process", True)
-    loader.add_argument("--questions", type=positive, default=10_000)
-    startup = _command(
-        commands, "startup", "time and peak memory from `python train.py` to the first step"
+    train.add_argument(
+        "--vary",
+        metavar="KEY=A,B,...",
+        help="instead of the baseline: one arm per value of a config key, or of `regions`",
     )
-    startup.add_argument("--questions", type=positive, default=440_000)
-    startup.add_argument("--images", type=positive, default=120_000)
-    startup.add_argument("--folder", type=Path, help="keep the dataset here and use it again")
-    scaling = _command(commands, "scaling", "one, two, four, ... processes", True)
-    scaling.add_argument("--steps", type=positive, default=3, help="updates per repetition")
+    train.add_argument("--profile", action="store_true", help="print where the time of steps goes")
+    add_command(commands, "eval", "predicting a split", questions=1024)
+    add_command(commands, "loader", "ready batches in one process", questions=10_000)
+    add_command(commands, "startup", "from `python train.py` to the first step", questions=440_000)
+    scaling = add_command(commands, "scaling", "one, two, four, ... processes", steps=10)
     scaling.add_argument("--processes", type=positive, default=2, help="the most that are tried")
-    scaling.add_argument(
-        "--sweep",
-        action="store_true",
-        help="instead: against regions, width, depth and the number of questions",
-    )
-    report = commands.add_parser("report", help="write PATH.md again from the records in PATH")
-    report.add_argument("path", type=Path, metavar="PATH")
     return parser.parse_args()
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    text: str,
-    takes_overrides: bool = False,
+def add_command(
+    commands: Any, name: str, text: str, steps: int = 0, questions: int = 0
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=f"Measure {text}.")
-    parser.add_argument("--repeats", type=positive, default=5, help="repetitions after a warm-up")
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        help="CPU threads of a process: all cores, or with several processes 1",
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
-    parser.add_argument(
-        "--save",
-        type=Path,
-        metavar="PATH",
-        help="write PATH/<benchmark>.json and the report PATH.md, e.g. docs/benchmarks/2025-xeon",
-    )
-    if takes_overrides:
-        parser.add_argument("--config", default=str(MCAN_SMALL), help="YAML file of the network")
-        parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text)
+    add = parser.add_argument
+    if steps:
+        add("--steps", type=positive, default=steps, help="updates per repetition")
+    else:
+        add("--questions", type=positive, default=questions, help="default: %(default)s")
+    add("--repeats", type=positive, default=5, help="repetitions after a warm-up")
+    add("--threads", type=positive, help="CPU threads per process (all cores)")
+    add("--quick", action="store_true", help="tiny sizes: only to see that it runs")
+    add("--save", type=Path, metavar="FOLDER", help="write FOLDER/<benchmark>.json and FOLDER.md")
+    add("--config", default=str(ROOT / "configs/_base_/mcan_small.yaml"))
+    add("overrides", nargs="*", default=[], metavar="key=value")
     return parser
 
 
 def main() -> None:
     args = parse()
-    if args.what == "report":
-        rewrite(args.path)
-        return
-    what = "sweep" if args.what == "scaling" and args.sweep else args.what
     if args.save:
-        new_file(what, args.save)
-    record = BENCHMARKS[what](args)
-    sys.stdout.write(section(record, str(args.save or "")))
+        record_file(args.what, args.save)
+    with tempfile.TemporaryDirectory() as folder:
+        record = run(args, Path(folder))
+    if record is None:
+        return
+    sys.stdout.write(report(record))
     if args.save:
         save(record, args.save)
 
 
-def settings(args: argparse.Namespace, *overrides: str) -> Settings:
-    """What the options say; overrides of the command line win."""
-    quick = QUICK if args.quick else ()
-    several = args.what == "scaling" and not args.sweep
-    return Settings(
-        config=getattr(args, "config", str(MCAN_SMALL)),
-        overrides=(*overrides, *quick, *getattr(args, "overrides", ())),
-        threads=args.threads or (1 if several else cores()),
-        repeats=args.repeats,
-        workload=QUICK_WORKLOAD if args.quick else Workload(0),
-        steps=getattr(args, "steps", 1),
+def run(args: argparse.Namespace, folder: Path) -> Measurements | None:
+    """The record of a benchmark; None for a profile, which is printed."""
+    overrides = (*(QUICK if args.quick else ()), *args.overrides)
+    unused = ("name=benchmark", "data.prepared=p", "data.images=[i]", "data.evaluate=null")
+    batch = load_config(args.config, (*unused, *overrides)).train.batch_size
+    steps = getattr(args, "steps", 0)
+    questions = batch * steps * (args.repeats + 1) if steps else args.questions
+    sizes: dict[str, Any] = {**(QUICK_SIZES if args.quick else SIZES), "questions": questions}
+    if args.what == "startup":
+        sizes["feature_dim"] = 16
+        overrides = ("model.hidden_size=64", "model.depth=1", *overrides)
+    least, most = sizes["regions"]
+    record: Measurements = {
+        "what": args.what,
+        "title": TITLES[args.what],
+        "machine": describe_machine(),
+        "work": f"{questions:,} made-up questions as long as those of VQA v2, {least} to {most} "
+        f"regions x {sizes['feature_dim']}, {sizes['answers']:,} answers, {sizes['vocabulary']:,} "
+        f"words. Batches of {batch}. Config: {Path(args.config).stem}, with "
+        f"{' '.join(overrides) or 'no overrides'}.",
+        "unit": "start" if args.what == "startup" else "step" if steps else "pass",
+    }
+    threads = args.threads or (1 if args.what == "scaling" else torch.get_num_threads())
+    if args.what == "startup":
+        data = make_data(folder / "data", sizes, ("train", "val"))
+        starts = measure_startup(args.config, (*overrides, *data), args.repeats, threads)
+        arm = {"threads": threads, "repetitions": starts}
+        return record | {"arms": {f"{questions:,} questions": arm}}
+    # Neither evaluation nor the log is part of a step.
+    overrides = (*overrides, "data.evaluate=null", "train.log_every=1000000")
+    job = {"eval": "evaluate", "loader": "load"}.get(args.what, "train")
+    plain = Arm(job, args.config, overrides, threads, steps=steps)
+    arms = choose_arms(args, plain, sizes, folder)
+    if args.what == "train" and args.profile:
+        profile(arms["float32"], folder)
+        return None
+    products = {}
+    if BASELINE in arms:
+        products = {
+            f"product {name}": arms[BASELINE].having(f"train.precision={name}", job="multiply")
+            for name in ("float32", "bf16")
+        }
+    results = measure(arms | products, args.repeats)
+    record["products"] = {name.split()[1]: results.pop(name) for name in products}
+    for name, result in results.items():
+        result["precision"] = "bf16" if name.startswith("bf16") else "float32"
+    return record | {"arms": results}
+
+
+def choose_arms(
+    args: argparse.Namespace, plain: Arm, sizes: dict[str, Any], folder: Path
+) -> dict[str, Arm]:
+    """The arms of a benchmark by name; the others are compared with the first."""
+    key, _, values = (getattr(args, "vary", None) or "").partition("=")
+    if key == "regions":
+        return {
+            f"regions {n}": plain.having(
+                *make_data(folder / n, sizes | {"regions": (int(n), int(n))})
+            )
+            for n in values.split(",")
+        }
+    plain = plain.having(*make_data(folder / "data", sizes))
+    if key:
+        return {f"{key} {value}": plain.having(f"{key}={value}") for value in values.split(",")}
+    if args.what == "loader":
+        return {"ready batches": plain}
+    if args.what == "scaling":
+        counts = sorted({*(1 << n for n in range(args.processes.bit_length())), args.processes})
+        return {
+            f"{precision}, {n} process{'es' if n > 1 else ''}": plain.having(
+                f"train.precision={precision}", processes=n
+            )
+            for precision in ("float32", "bf16")
+            for n in counts
+        }
+    key = "train.precision" if args.what == "train" else "evaluation.precision"
+    arms = {BASELINE: plain.having(f"{key}=float32", "train.rows=padded", baseline=True)}
+    arms |= {name: plain.having(f"{key}={name}") for name in ("float32", "bf16")}
+    if getattr(args, "compile", False):
+        arms["bf16 compiled"] = plain.having(f"{key}=bf16", "train.compile=true")
+    return arms
+
+
+def make_data(
+    folder: Path, sizes: dict[str, Any], splits: tuple[str, ...] = ("train",)
+) -> tuple[str, ...]:
+    """Write made-up data, five questions per image; returns the config's overrides for it."""
+    images = -(-sizes["questions"] // 5)
+    paths = make_synthetic(folder, images=images, words=WORD_COUNTS, splits=splits, **sizes)
+    return (
+        f"data.prepared={paths.prepared}",
+        f"data.images=[{paths.images}]",
+        "data.max_tokens=14",
     )
-
-
-def evaluate(args: argparse.Namespace) -> Record:
-    return suites.evaluate(settings(args), 20 if args.quick else args.questions)
-
-
-def load(args: argparse.Namespace) -> Record:
-    return suites.load(settings(args), 20 if args.quick else args.questions)
-
-
-def startup(args: argparse.Namespace) -> Record:
-    questions, images = (100, 20) if args.quick else (args.questions, args.images)
-    return suites.startup(settings(args), questions, images, args.folder)
-
-
-def sweep(args: argparse.Namespace) -> Record:
-    return suites.sweep(settings(args, SWEEP_BATCH), QUICK_SWEEP if args.quick else Sweep())
-
-
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], Record]] = {
-    "train": lambda args: suites.train(settings(args), args.compile),
-    "eval": evaluate,
-    "loader": load,
-    "startup": startup,
-    "scaling": lambda args: suites.processes(settings(args), args.processes),
-    "sweep": sweep,
-}
 
 
 if __name__ == "__main__":
