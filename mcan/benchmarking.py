@@ -1,6 +1,6 @@
 """Speed and memory of the main jobs, measured by arms that take turns in one run.
 
-An arm is one way to do a job. Each runs in processes of its own, so that its peak memory is its
+An arm is one way to do a job. Each runs in a process of its own, so that its peak memory is its
 own, and every repetition of an arm is next to one of each other arm, on the same questions. A
 speed-up is the median of the ratios of neighbouring repetitions. The first repetition of each arm
 is a warm-up and not counted.
@@ -15,14 +15,13 @@ import json
 import os
 import platform
 import resource
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -77,7 +76,7 @@ WORD_COUNTS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to do a job: a name in `JOBS`, a config, and how many processes share the work.
+    """One way to do a job: a name in `JOBS` and a config.
 
     `steps` is the number of updates per repetition of a training job.
     """
@@ -86,7 +85,6 @@ class Arm:
     config: str
     overrides: tuple[str, ...] = ()
     threads: int = 1
-    processes: int = 1
     steps: int = 1
     baseline: bool = False
 
@@ -105,12 +103,18 @@ def measure(arms: Mapping[str, Arm], repeats: int) -> dict[str, Measurements]:
     """
     results: dict[str, Measurements] = {}
     with ExitStack() as stack:
-        teams = {name: stack.enter_context(_Team(name, arm)) for name, arm in arms.items()}
+        pipes = {name: stack.enter_context(_running(arm)) for name, arm in arms.items()}
         for name, arm in arms.items():
-            results[name] = {"threads": arm.threads, "processes": arm.processes, "repetitions": []}
+            results[name] = {"threads": arm.threads, "repetitions": []}
         for number in progress(range(repeats + 1), "repetitions", leave=False):
-            for name, team in teams.items():
-                result = team.repeat()
+            for name, pipe in pipes.items():
+                try:
+                    pipe.send("go")
+                    result = pipe.recv()
+                except (EOFError, BrokenPipeError, ConnectionResetError):
+                    result = "its process was killed"
+                if isinstance(result, str):
+                    raise RunError(f"the arm '{name}' ended early: {result}")
                 if number:
                     results[name]["repetitions"].append(result)
                 else:
@@ -118,63 +122,24 @@ def measure(arms: Mapping[str, Arm], repeats: int) -> dict[str, Measurements]:
     return results
 
 
-class _Team:
-    """The processes of one arm; a pipe to each."""
-
-    def __init__(self, name: str, arm: Arm) -> None:
-        self._name, self._arm = name, arm
-
-    def __enter__(self) -> _Team:
-        spawn, arm = get_context("spawn"), self._arm
-        self._folder = tempfile.TemporaryDirectory()
-        self._pipes, self._processes = [], []
-        port = _free_port()
-        for rank in range(arm.processes):
-            ours, theirs = spawn.Pipe()
-            surroundings = {
-                "WORLD_SIZE": str(arm.processes),
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-            process = spawn.Process(
-                target=_run_arm,
-                args=(arm, self._folder.name, theirs, surroundings if arm.processes > 1 else {}),
-            )
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-            process.join()
-        self._folder.cleanup()
-
-    def repeat(self) -> Measurements:
-        """One repetition: counts summed over the processes, time and memory of the worst."""
+@contextmanager
+def _running(arm: Arm) -> Iterator[Connection]:
+    """A pipe to the process of an arm, which ends when the pipe is closed."""
+    spawn = get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        process = spawn.Process(target=_run_arm, args=(arm, folder, theirs))
+        process.start()
+        theirs.close()
         try:
-            for pipe in self._pipes:
-                pipe.send("go")
-            parts = [pipe.recv() for pipe in self._pipes]
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            parts = ["its process was killed"]
-        if failed := [part for part in parts if isinstance(part, str)]:
-            raise RunError(f"the arm '{self._name}' ended early: {failed[0]}")
-        merged: Measurements = dict(parts[0])
-        for key in ("seconds", "peak_memory", "peak_device_memory"):
-            merged[key] = max((part[key] for part in parts if part[key] is not None), default=None)
-        for key in ("questions", "flops"):
-            merged[key] = sum(part[key] for part in parts)
-        return merged
+            yield ours
+        finally:
+            ours.close()
+            process.join()
 
 
-def _run_arm(arm: Arm, folder: str, pipe: Connection, surroundings: dict[str, str]) -> None:
-    """A process of an arm: a repetition for every message."""
-    os.environ.update(surroundings)
+def _run_arm(arm: Arm, folder: str, pipe: Connection) -> None:
+    """The process of an arm: a repetition for every message."""
     torch.set_num_threads(arm.threads)
     overrides = (*arm.overrides, "name=benchmark", f"runs={folder}")
     try:
@@ -183,23 +148,18 @@ def _run_arm(arm: Arm, folder: str, pipe: Connection, surroundings: dict[str, st
             repetitions = JOBS[arm.job](_Bench.open(config, job, arm))
             while True:
                 pipe.recv()
-                result: Measurements = {"questions": 0, "flops": 0.0, "steps": 1} | next(
-                    repetitions
-                )
+                result: Measurements = {"questions": 0, "flops": 0.0, "steps": 1}
+                result |= next(repetitions)
                 on_gpu = job.device.type == "cuda"
                 result["peak_memory"] = _peak_memory()
                 result["peak_device_memory"] = (
                     torch.cuda.max_memory_allocated(job.device) if on_gpu else None
                 )
                 pipe.send(result)
+    except EOFError:
+        pass  # the benchmark is over
     except UserError as error:
         pipe.send(str(error))
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _peak_memory(process: int | str = "self") -> int:

@@ -39,7 +39,6 @@ TITLES = {
     "eval": "Evaluation",
     "loader": "Loading",
     "startup": "Start-up",
-    "scaling": "Several processes",
 }
 
 
@@ -59,11 +58,11 @@ def parse() -> argparse.Namespace:
         help="instead of the baseline: one arm per value of a config key, or of `regions`",
     )
     train.add_argument("--profile", action="store_true", help="print where the time of steps goes")
-    add_command(commands, "eval", "predicting a split", questions=1024)
+    evaluation = add_command(commands, "eval", "predicting a split", questions=1024)
+    for each in (train, evaluation):
+        each.add_argument("--no-bf16", action="store_true", help="for processors without it")
     add_command(commands, "loader", "ready batches in one process", questions=10_000)
     add_command(commands, "startup", "from `python train.py` to the first step", questions=440_000)
-    scaling = add_command(commands, "scaling", "one, two, four, ... processes", steps=10)
-    scaling.add_argument("--processes", type=positive, default=2, help="the most that are tried")
     return parser.parse_args()
 
 
@@ -120,7 +119,7 @@ def run(args: argparse.Namespace, folder: Path) -> Measurements | None:
         f"{' '.join(overrides) or 'no overrides'}.",
         "unit": "start" if args.what == "startup" else "step" if steps else "pass",
     }
-    threads = args.threads or (1 if args.what == "scaling" else torch.get_num_threads())
+    threads = args.threads or torch.get_num_threads()
     if args.what == "startup":
         data = make_data(folder / "data", sizes, ("train", "val"))
         starts = measure_startup(args.config, (*overrides, *data), args.repeats, threads)
@@ -138,7 +137,7 @@ def run(args: argparse.Namespace, folder: Path) -> Measurements | None:
     if BASELINE in arms:
         products = {
             f"product {name}": arms[BASELINE].having(f"train.precision={name}", job="multiply")
-            for name in ("float32", "bf16")
+            for name in precisions(args)
         }
     results = measure(arms | products, args.repeats)
     record["products"] = {name.split()[1]: results.pop(name) for name in products}
@@ -164,21 +163,17 @@ def choose_arms(
         return {f"{key} {value}": plain.having(f"{key}={value}") for value in values.split(",")}
     if args.what == "loader":
         return {"ready batches": plain}
-    if args.what == "scaling":
-        counts = sorted({*(1 << n for n in range(args.processes.bit_length())), args.processes})
-        return {
-            f"{precision}, {n} process{'es' if n > 1 else ''}": plain.having(
-                f"train.precision={precision}", processes=n
-            )
-            for precision in ("float32", "bf16")
-            for n in counts
-        }
     key = "train.precision" if args.what == "train" else "evaluation.precision"
     arms = {BASELINE: plain.having(f"{key}=float32", "train.rows=padded", baseline=True)}
-    arms |= {name: plain.having(f"{key}={name}") for name in ("float32", "bf16")}
+    arms |= {name: plain.having(f"{key}={name}") for name in precisions(args)}
     if getattr(args, "compile", False):
-        arms["bf16 compiled"] = plain.having(f"{key}=bf16", "train.compile=true")
+        name = precisions(args)[-1]
+        arms[f"{name} compiled"] = plain.having(f"{key}={name}", "train.compile=true")
     return arms
+
+
+def precisions(args: argparse.Namespace) -> list[str]:
+    return ["float32"] if args.no_bf16 else ["float32", "bf16"]
 
 
 def make_data(

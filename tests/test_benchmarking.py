@@ -104,7 +104,7 @@ def test_operations_are_those_that_torch_counts(similarity: str, lengths: tuple[
 @pytest.mark.slow
 def test_arms_take_turns_in_processes_of_their_own(arm: Arm) -> None:
     arms = {BASELINE: replace(arm, baseline=True).having("train.rows=padded")}
-    arms["two"] = replace(arm, processes=2)
+    arms["float32"] = arm
     results = measure(arms, 2)
     for name, result in results.items():
         assert len(result["repetitions"]) == 2
@@ -174,16 +174,9 @@ def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("train --steps 1", ["baseline", "float32", "bf16"]),
         ("train --steps 1 --vary train.batch_size=2,4", [f"train.batch_size {n}" for n in (2, 4)]),
         ("train --steps 1 --vary regions=2,3", ["regions 2", "regions 3"]),
-        ("eval --questions 20", ["baseline", "float32", "bf16"]),
+        ("eval --questions 20 --no-bf16", ["baseline", "float32"]),
         ("loader --questions 20", ["ready batches"]),
         ("startup --questions 20", ["20 questions"]),
-        (
-            "scaling --steps 1",
-            [
-                *("float32, 1 process", "float32, 2 processes"),
-                *("bf16, 1 process", "bf16, 2 processes"),
-            ],
-        ),
     ],
 )
 def test_script(arguments: str, rows: list[str], tmp_path: Path) -> None:
