@@ -21,46 +21,41 @@ from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Split
 from mcan.evaluation.metrics import Accuracies, percentage, rows_by_type
 
+RESAMPLES = 10_000
 _DECIMALS = 9  # sums that differ by rounding errors only are one value
 _DRAWN_AT_ONCE = 1 << 20
 
 
-class Bootstrap(NamedTuple):
-    """How intervals are found: number of `resamples`, `confidence` in percent, `seed`.
+def bootstrap_interval(
+    values: Accuracies,
+    clusters: NDArray[np.integer] | None = None,
+    confidence: float = 95.0,
+    resamples: int = RESAMPLES,
+) -> list[float] | None:
+    """Both ends of the interval of the mean of `values` (N,), such as paired differences.
 
+    Questions are resampled, or whole clusters (Field & Welsh 2007) if `clusters` (N,) gives the
+    index of each question's cluster. None for fewer than two units, which have no spread.
     Percentile intervals of few units are too narrow: for 20 normal values, 93 % instead of 95 %
     contain the true mean.
     """
-
-    resamples: int = 10_000
-    confidence: float = 95.0
-    seed: int = 0
-
-    def interval(
-        self, values: Accuracies, clusters: NDArray[np.integer] | None = None
-    ) -> list[float] | None:
-        """Both ends of the interval of the mean of `values` (N,), such as paired differences.
-
-        Questions are resampled, or whole clusters (Field & Welsh 2007) if `clusters` (N,) gives the
-        index of each question's cluster. None for fewer than two units, which have no spread.
-        """
-        clusters = np.arange(len(values)) if clusters is None else clusters
-        _, cluster, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-        drawn = len(sizes)
-        if drawn < 2:
-            return None
-        sums = np.bincount(cluster, weights=values).round(_DECIMALS)
-        # (K, 2) distinct sums and sizes, and how many clusters have them.
-        units, counts = np.unique(np.column_stack([sums, sizes]), axis=0, return_counts=True)
-        random, means = np.random.default_rng(self.seed), []
-        step = max(1, _DRAWN_AT_ONCE // len(units))
-        for first in range(0, self.resamples, step):
-            size = min(step, self.resamples - first)
-            totals = random.multinomial(drawn, counts / drawn, size) @ units
-            means.append(totals[:, 0] / totals[:, 1])
-        tail = (100 - self.confidence) / 200
-        ends: list[float] = np.quantile(np.concatenate(means), [tail, 1 - tail]).tolist()
-        return ends
+    clusters = np.arange(len(values)) if clusters is None else clusters
+    _, cluster, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    drawn = len(sizes)
+    if drawn < 2:
+        return None
+    sums = np.bincount(cluster, weights=values).round(_DECIMALS)
+    # (K, 2) distinct sums and sizes, and how many clusters have them.
+    units, counts = np.unique(np.column_stack([sums, sizes]), axis=0, return_counts=True)
+    random, means = np.random.default_rng(0), []
+    step = max(1, _DRAWN_AT_ONCE // len(units))
+    for first in range(0, resamples, step):
+        size = min(step, resamples - first)
+        totals = random.multinomial(drawn, counts / drawn, size) @ units
+        means.append(totals[:, 0] / totals[:, 1])
+    tail = (100 - confidence) / 200
+    ends: list[float] = np.quantile(np.concatenate(means), [tail, 1 - tail]).tolist()
+    return ends
 
 
 class Difference(NamedTuple):
@@ -76,7 +71,7 @@ class Difference(NamedTuple):
 
 
 def differences(
-    scores_a: Accuracies, scores_b: Accuracies, split: Split, by_image: bool, bootstrap: Bootstrap
+    scores_a: Accuracies, scores_b: Accuracies, split: Split, by_image: bool, confidence: float
 ) -> list[Difference]:
     """Overall, per answer type and per question type of `split`; scores (N,), 0 to 1.
 
@@ -90,16 +85,20 @@ def differences(
     for kind, name, rows in groups:
         a, b = scores_a[rows], scores_b[rows]
         of_a, of_b = percentage(a), percentage(b)
-        interval = bootstrap.interval(100 * (b - a), split.image_index[rows] if by_image else None)
+        images = split.image_index[rows] if by_image else None
+        interval = bootstrap_interval(100 * (b - a), images, confidence)
         found.append(Difference(kind, name, len(a), of_a, of_b, of_b - of_a, interval))
     return found
 
 
 def outcomes(scores_a: Accuracies, scores_b: Accuracies) -> dict[str, int]:
     """How many questions B answers better than A, worse, and equally well."""
-    signs = np.sign(scores_b - scores_a)
-    names = {"better with B": 1, "worse with B": -1, "equal": 0}
-    return {name: int((signs == sign).sum()) for name, sign in names.items()}
+    better, worse = int((scores_b > scores_a).sum()), int((scores_b < scores_a).sum())
+    return {
+        "better with B": better,
+        "worse with B": worse,
+        "equal": len(scores_a) - better - worse,
+    }
 
 
 def changed_questions(
@@ -131,16 +130,17 @@ def difference_table(rows: Sequence[Difference], confidence: float) -> str:
     lines = [["", "questions", "A %", "B %", "B - A", f"{confidence:g} % interval", ""]]
     for row in rows:
         label = row.kind if row.kind == "overall" else f"{row.kind}: {row.name or '(none)'}"
-        values = [f"{row.accuracy_a:.2f}", f"{row.accuracy_b:.2f}", _signed(row.difference)]
+        values = [f"{row.accuracy_a:.2f}", f"{row.accuracy_b:.2f}", signed(row.difference)]
         ends, star = "-", ""
         if row.interval is not None:
             low, high = row.interval
-            ends, star = f"[{_signed(low)}, {_signed(high)}]", "*" if low > 0 or high < 0 else ""
+            ends, star = f"[{signed(low)}, {signed(high)}]", "*" if low > 0 or high < 0 else ""
         lines.append([label, f"{row.questions:,}", *values, ends, star])
     return align(lines)
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Two decimals and a sign, also of zero."""
     return f"{round(value, 2) + 0.0:+.2f}"  # adding zero turns -0.0 into 0.0
 
 
@@ -150,5 +150,5 @@ def list_changed(questions: Sequence[dict[str, Any]]) -> str:
     for item in questions:
         answers = "A: {answer_a} | B: {answer_b} | people: {human_answers}".format_map(item)
         lines.append(f"{item['question_id']}  {' '.join(item['question'].split())}")
-        lines.append(f"    {' '.join(answers.split())} | {_signed(item['change'])}")
+        lines.append(f"    {' '.join(answers.split())} | {signed(item['change'])}")
     return "\n".join(lines)
