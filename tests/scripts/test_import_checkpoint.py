@@ -45,8 +45,9 @@ def folder(tmp_path):
     torch.save({"state_dict": state | {"extra": torch.ones(1)}}, tmp_path / "extra.pkl")
     torch.save({"state_dict": _Harm()}, tmp_path / "harm.pkl")
     np.savez(tmp_path / "differs.npz", **recorded | {"logits": recorded["logits"] + 2e-4})
-    for name, columns in (("fewer.npz", 3), ("one.npz", 1)):
-        np.savez(tmp_path / name, **recorded | {"logits": recorded["logits"][:, :columns]})
+    logits = recorded["logits"]
+    for name, part in (("fewer", logits[:, :3]), ("column", logits[:, :1]), ("row", logits[:1])):
+        np.savez(tmp_path / f"{name}.npz", **recorded | {"logits": part})
     questions = [
         {"question_id": 1, "image_id": 1, "question": " ".join(WORDS[:20])},
         {"question_id": 2, "image_id": 1, "question": f"{' '.join(WORDS[10:])}?"},
@@ -89,7 +90,8 @@ def test_a_difference_above_the_bound_writes_nothing(folder, run):
         (["state.pkl", "--answers", "questions.json"], "questions.json: expected the authors'"),
         (["state.pkl", "--check", "questions.json"], "questions.json: expected an .npz"),
         (["state.pkl", "--check", "fewer.npz"], "fewer.npz: expected an .npz"),
-        (["state.pkl", "--check", "one.npz"], "one.npz: expected an .npz"),
+        (["state.pkl", "--check", "column.npz"], "column.npz: expected an .npz"),
+        (["state.pkl", "--check", "row.npz"], "row.npz: expected an .npz"),
     ],
 )
 def test_wrong_input_is_one_line(folder, run, args, message):
