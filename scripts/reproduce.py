@@ -22,7 +22,7 @@ from mcan.tables.outcomes import (
     refuse_problems,
 )
 from mcan.tables.planning import RUNS, CommandOptions, PlannedRun, distinct, plan, table_folder
-from mcan.tables.running import RunnerStopped, locked, run_all, set_aside, submit
+from mcan.tables.running import RunnerStopped, locked, run_all, submit
 from mcan.tables.spec import load_table
 from mcan.tables.summary import enter_scores, summarise
 from mcan.tables.writing import write_results
@@ -54,9 +54,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ROW[:COLUMN]=SCORE",
         help="enter an evaluation server's scores, in %%, and write the table; runs nothing",
     )
-    add("--rerun-changed", action="store_true", help="run again what other code made")
     args = parser.parse_args(arguments)
-    if args.fill and (args.dry_run or args.rerun_changed):
+    if args.fill and args.dry_run:
         parser.error("--fill enters scores and runs nothing; use it alone")
     if args.slurm and args.launcher != "slurm":
         parser.error("--slurm needs --launcher slurm")
@@ -73,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = args.output or table_folder(table, options, runs)
     announced = [f"table: {output}"]
     if other := made_by_other_code(chosen):
-        titles = "; ".join(run.title for run in other)
-        announced.append(f"runs of other code than this, run again with --rerun-changed: {titles}")
+        folders = "; ".join(f"{run.folder} ({run.title})" for run in other)
+        announced.append(f"made by other code (move a folder away to run it again): {folders}")
     if args.shard:
         part, parts = args.shard
         chosen = distinct(chosen)[part - 1 :: parts]
@@ -111,9 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def do(runs: Sequence[PlannedRun], args: argparse.Namespace) -> list[str]:
     """Do the runs that are not done, or submit them; a line for each that failed."""
     runs = distinct(runs)
-    if args.rerun_changed:
-        for folder in set_aside(runs):
-            print(f"moved to {folder}")
     left = [run for run in runs if read_outcome(run) is None]
     if not left:
         print("nothing to run: all are done")

@@ -21,7 +21,6 @@ from mcan.tables.outcomes import (
     DataCache,
     Outcome,
     RunMetrics,
-    made_by_other_code,
     read_outcome,
     training_starts,
 )
@@ -185,24 +184,6 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
         code=tuple(dict.fromkeys([*(start.get("code", "") for start in starts), code])),
     )
     save_text(run.outcome_path, outcome.model_dump_json(indent=2) + "\n")
-
-
-def set_aside(runs: Sequence[PlannedRun]) -> list[Path]:
-    """Move the folders of runs that other code made to `superseded/`, where nothing reads them.
-
-    Returns where they are now. Raises `RunError` if a run is being worked on.
-    """
-    moved, now = [], time.strftime("%Y%m%d-%H%M%S")
-    for run in made_by_other_code(runs):
-        with claim(run) as free:
-            if not free:
-                raise RunError(f"{run.folder}: another process works on this run; stop it first")
-            if not run.folder.exists():  # a row with another split has moved it
-                continue
-            moved.append(run.folder.parent / "superseded" / f"{run.folder.name}-{now}")
-            moved[-1].parent.mkdir(exist_ok=True)
-            run.folder.rename(moved[-1])
-    return moved
 
 
 def submit(
