@@ -34,22 +34,16 @@ from mcan.text.vocabulary import UNK, Vocabulary
 from mcan.text.word_vectors import embedding_matrix, read_word_vectors
 
 Stores = tuple[list[ImageStore], list[ImageStore]]
-"""The stores of `data.images` and of `data.grid`, opened once and used by every dataset."""
+"""The stores of `data.images` and of `data.grid`."""
 
 
 def open_stores(config: Config, device: torch.device) -> Stores:
-    """The stores, held where `data.residency` says; `DataError` if one is not as documented."""
-    data = config.data
-    if data.residency == "device" and data.workers:
-        raise ConfigError(
-            f"data.residency is device while data.workers is {data.workers}; features that live on "
-            "the device are gathered in the training process, so data.workers must be 0"
-        )
+    """The stores, held where `data.residency` says, for every dataset of a run to use."""
 
     def opened(paths: Sequence[str]) -> list[ImageStore]:
-        return [open_store(path).load(data.residency, device) for path in paths]
+        return [open_store(path).load(config.data.residency, device) for path in paths]
 
-    return opened(data.images), opened(data.grid)
+    return opened(config.data.images), opened(config.data.grid)
 
 
 def open_dataset(
@@ -59,10 +53,10 @@ def open_dataset(
     stores: Stores,
     vocabulary: Vocabulary | None = None,
 ) -> VQADataset:
-    """The splits `names` of `prepared` as one dataset for a model with `vocabulary`.
+    """The splits `names` of `prepared` as one dataset.
 
     With another vocabulary than that of `prepared`, the questions are re-encoded and there are no
-    targets. Raises `DataError` if a file is not as documented or an image is missing.
+    targets.
     """
     splits = [prepared.split(name) for name in names]
     if vocabulary is not None and vocabulary.digest != prepared.vocabulary.digest:
@@ -89,10 +83,7 @@ def check_fits(config: Config, dataset: VQADataset) -> None:
 
 
 def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
-    """Counts and warnings before training; warns if over a fifth of the questions lack a target.
-
-    Raises `DataError` if a question id occurs twice or no question has a target.
-    """
+    """Counts and warnings before training; warns if over a fifth of the questions lack a target."""
     names = ", ".join(str(split.path) for split in dataset.splits)
     duplicate = first_duplicate(np.concatenate([split.question_ids for split in dataset.splits]))
     if duplicate is not None:
@@ -101,10 +92,10 @@ def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
     without = int((np.diff(dataset.targets.offsets) == 0).sum())
     if without == questions:
         raise DataError(f"{names}: none of the {without} questions has an answer of the vocabulary")
-    share = f"{without} of {questions} questions ({without / questions:.0%})"
-    warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
     images, unknown = len(np.unique(dataset.image_rows)), np.mean(words == UNK)
     counts = f"{questions:,} questions on {images:,} images, {unknown:.1%} unknown words"
+    share = f"{without} of {questions} questions ({without / questions:.0%})"
+    warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
     return counts, [warning] if without > 0.2 * questions else []
 
 
@@ -137,29 +128,16 @@ def build_model(config: ModelConfig, sizes: ModelSizes, vectors: Tensor | None =
             width, config.reduction_size, config.glimpses, config.dropout, config.fusion_size
         )
 
+    frozen = question.word_vectors is not None and question.word_vectors.frozen
+    box_size = image.box_embedding_size if image.boxes else None
+    question_layers = [question_layer] * (config.question_depth or config.depth)
+    image_layers = [image_layer] * config.depth
     return MCAN(
         QuestionEncoder(
-            sizes.tokens,
-            question.embedding_size,
-            width,
-            question.encoder,
-            vectors,
-            frozen=question.word_vectors is not None and question.word_vectors.frozen,
+            sizes.tokens, question.embedding_size, width, question.encoder, vectors, frozen
         ),
-        ImageEncoder(
-            feature_size,
-            width,
-            image.box_embedding_size if image.boxes else None,
-            sizes.grid_size,
-            image.position_encoding,
-            stem,
-        ),
-        Cascade(
-            config.cascade,
-            [question_layer] * (config.question_depth or config.depth),
-            [image_layer] * config.depth,
-            units,
-        ),
+        ImageEncoder(feature_size, width, box_size, sizes.grid_size, image.position_encoding, stem),
+        Cascade(config.cascade, question_layers, image_layers, units),
         reduction(),
         reduction(),
         config.fusion_size,
@@ -222,10 +200,7 @@ def run_metadata(
 
 
 def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -> MCAN:
-    """The network of a checkpoint, in evaluation mode, for the images of `dataset`.
-
-    Raises `ConfigError` or `RunError` if these are not what it was trained on.
-    """
+    """The network of a checkpoint, in evaluation mode, for the images of `dataset`."""
     check_fits(config, dataset)
     sizes = ModelSizes(**checkpoint.sizes)  # type: ignore[arg-type]
     expected, found = (sizes.feature_size, sizes.grid_size), _row_widths(dataset)
@@ -242,10 +217,7 @@ def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -
 def entry(
     config: Config, device: torch.device, precision: str, lengths: PaddedLengths | None = None
 ) -> Callable[[Batch], Batch]:
-    """How batches enter the network: on `device`, in the layout of `train.rows`.
-
-    `lengths`, here and below, are those of a compiled network (`padded_lengths`).
-    """
+    """How batches enter the network: on `device`, in the layout of `train.rows`."""
     layout = resolve_rows(config.train.rows, device, config.train.compile)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return lambda batch: batch.enter(device, layout, dtype, lengths)
@@ -255,10 +227,11 @@ def padded_lengths(config: Config, *datasets: VQADataset) -> PaddedLengths | Non
     """The few lengths to which a compiled network pads the samples of these datasets."""
     if not config.train.compile:
         return None
-    words, regions, grids = zip(*(dataset.lengths() for dataset in datasets), strict=True)
-    grid = [lengths for lengths in grids if lengths is not None]
+    words, regions, grid = zip(*(dataset.lengths() for dataset in datasets), strict=True)
     return choose_lengths(
-        np.concatenate(words), np.concatenate(regions), np.concatenate(grid) if grid else None
+        np.concatenate(words),
+        np.concatenate(regions),
+        np.concatenate(grid) if datasets[0].grid is not None else None,
     )
 
 
@@ -327,10 +300,7 @@ def build_evaluator(
     processes: Processes,
     lengths: PaddedLengths | None = None,
 ) -> Evaluate:
-    """A function from a model to its metrics on `dataset`, which leaves it in evaluation mode.
-
-    Raises `DataError` if the dataset has no answers.
-    """
+    """A function from a model to its metrics on `dataset`, which leaves it in evaluation mode."""
     scorer = Scorer(dataset, metric, vocabulary.answers)
     if not scorer.possible:
         raise DataError(

@@ -15,10 +15,9 @@ from tqdm import tqdm
 class _Messages:
     """Standard error. A run must not end because nobody reads its messages (a closed pipe)."""
 
-    def write(self, text: str) -> int:
+    def write(self, text: str) -> None:
         with suppress(OSError, ValueError):
             sys.stderr.write(text)
-        return len(text)
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):
@@ -44,13 +43,6 @@ def progress(*args: Any, **options: Any) -> tqdm[Any]:
     return tqdm(*args, **(defaults | options))
 
 
-def natural(text: str) -> int:
-    """An argument that is a whole number of at least 0."""
-    if not text.isdecimal():
-        raise ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
-
-
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as a text table: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -60,11 +52,15 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text} is not a positive integer")
+def natural(text: str, least: int = 0) -> int:
+    """An argument that is a whole number of at least `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"{text} is not a whole number of at least {least}")
     return int(text)
+
+
+def positive(text: str) -> int:
+    return natural(text, least=1)
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -19,14 +19,13 @@ from filelock import FileLock, Timeout
 from mcan.console import message
 from mcan.errors import DataError, RunError
 
+_ARCHIVES = (".zip", ".whl")
+
 
 def refuse_existing(path: Path | None, option: str) -> None:
     """Raise `RunError` if the file that a command-line option names exists."""
     if path is not None and path.exists():
         raise RunError(f"{path}: exists; choose another {option}")
-
-
-_ARCHIVES = (".zip", ".whl")
 
 
 @contextmanager
@@ -39,10 +38,7 @@ def saving(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
-
-    The folder is made if it is missing. If this fails, what was at `path` stays (`DataError`).
-    """
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`."""
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +83,9 @@ def file_on_disk(path: Path) -> Path:
 def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[IO[bytes]]:
     """The bytes of a file, which may be gzipped (.gz) or in an archive (.zip, .whl).
 
-    Nothing is unpacked to disk. A path goes on through the archive, as in `all.zip/train.json`; the
-    archive's own path will do if it has one file with one of the `suffixes`. A file that is
-    missing or damaged, also if this shows while it is read in the block, is a `DataError`.
+    A path goes on through the archive, as in `all.zip/train.json`; the archive's own path will do
+    if it has one file with one of the `suffixes`. An error while reading in the block is a
+    `DataError` too.
     """
     on_disk = file_on_disk(path)
     try:
@@ -131,8 +127,7 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock | None:
     """The lock on the file `path`, held until it is released or the process ends, however it ends.
 
     None if another process holds it, unless `wait`. Child processes do not inherit it. On a file
-    system without locks, a warning is printed and nothing is locked. Raises `OSError` if the file
-    cannot be written.
+    system without locks, a warning is printed and nothing is locked.
     """
     path.touch()
     # The mode that the umask gave: some versions of filelock would set their own.
@@ -150,7 +145,7 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock on `path`; `OSError` as `lock_file`."""
+    """Whether another process holds the lock on `path`."""
     if not path.exists():
         return False
     lock = lock_file(path)

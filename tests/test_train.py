@@ -280,7 +280,6 @@ CONFIGS = [
     ("data.images=[images.h5, wide/images.h5]", r"wide/images.h5 holds regions \(7,\).*images"),
     ("model.question.word_vectors={path: vectors.txt}", r"size is 6, but .* have 3 dimensions"),
     ("model.question.word_vectors={path: no.txt}", r"no.txt"),
-    ("data.workers=2 & data.residency=device", r"residency is device while data.workers is 2"),
     ("data.prepared=few/prepared & train.drop_last=true", r"5 questions make no whole batch of 8"),
 ]
 

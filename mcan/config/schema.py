@@ -45,6 +45,10 @@ class DataConfig(Section):
     workers: Annotated[int, FREE] = Field(0, ge=0)
     """Processes that prepare batches; 0 prepares them in the training process."""
 
+    def contradictions(self) -> Iterator[str]:
+        if self.residency == "device" and self.workers:
+            yield "{residency} cannot be combined with {workers}; use 0 workers"
+
 
 class WordVectorsConfig(Section):
     """Pretrained word vectors for the embedding (GloVe, word2vec or fastText)."""

@@ -20,8 +20,6 @@ from mcan.section import Section, inner_sections, show
 Keys: TypeAlias = tuple[str | int, ...]
 
 _TAG = "tag:yaml.org,2002:"
-_LARGEST = 10_000
-"""Values in one text, an alias counted wherever it is used: far above any config."""
 
 
 class Place(NamedTuple):
@@ -65,10 +63,7 @@ class Key(str):
 
 
 def along(stated: Any, keys: Keys, place: Place) -> list[tuple[Any, Place]]:
-    """What is stated at each of `keys`, as far as it goes, after `stated` itself at `place`.
-
-    The item of a list is where its first key is, or else where the list is.
-    """
+    """What is stated at each of `keys`, as far as it goes, after `stated` itself at `place`."""
     found = [(stated, place)]
     for key in keys:
         value, place = found[-1]
@@ -86,23 +81,17 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 into dicts with `Key`s, lists and scalars; other tags are errors."""
 
     source: Place
-    values = 0  # so far
     yaml_implicit_resolvers = {}  # noqa: RUF012 (those of YAML 1.1)
     yaml_constructors = {None: yaml.SafeLoader.construct_undefined}  # noqa: RUF012
 
     construct_yaml_seq: Any = yaml.SafeLoader.construct_sequence
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        self.values += 1
-        if self.values > _LARGEST:
-            raise _problem(node, f"more than {_LARGEST} values, counting each use of an alias")
         try:
-            value = super().construct_object(node, deep=True)
+            return super().construct_object(node, deep=True)
         except (KeyError, ValueError):
             kind = node.tag.removeprefix(_TAG)
             raise _problem(node, f"{show(node.value)} is not a valid {kind}") from None
-        del self.constructed_objects[node]  # an alias is constructed, and counted, again
-        return value
 
     def construct_yaml_map(self, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.MappingNode):
@@ -154,10 +143,7 @@ def to_yaml(data: dict[str, Any]) -> str:
 
 
 def parse(text: str, place: Place, keys: Keys = ()) -> Any:
-    """What the file at `place` states, or the value of `keys` on the command line.
-
-    Raises `ConfigError` for what is not YAML, and for repeated keys or keys that are not text.
-    """
+    """What the file at `place` states, or the value of `keys` on the command line."""
     try:
         loader = _Loader(text)
         loader.source = place
@@ -179,8 +165,7 @@ def merge(below: Any, above: Any, section: type[Section] | None = None, keys: Ke
     """`above` laid over `below`: mappings merge key by key, everything else is replaced.
 
     `section` is what they state, at `keys`. An inner section of several kinds starts again if
-    `above` states another `name`. Raises `ConfigError` if `above` leaves a section empty that
-    `below` states and that cannot be null.
+    `above` states another `name`. Leaving a section empty is an error unless it can be null.
     """
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
@@ -204,7 +189,7 @@ def merge(below: Any, above: Any, section: type[Section] | None = None, keys: Ke
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """What texts of the form `a.b=value` state; raises `ConfigError` for any other form."""
+    """What texts of the form `a.b=value` state."""
     layer: dict[str, Any] = {}
     for text in overrides:
         left, equals, right = text.partition("=")
@@ -224,8 +209,7 @@ def read_file(
 ) -> dict[str, Any]:
     """What a YAML file states as a `section`, over what the files of its `_base_` state.
 
-    `named` is where a file states `path` as its base; `above` are the files that led to it. Raises
-    `ConfigError` for a file that cannot be read, is no mapping in YAML, or inherits from itself.
+    `named` is where a file states `path` as its base; `above` are the files that led to it.
     """
     place = Place(os.path.normpath(path))
     if place.file in above:

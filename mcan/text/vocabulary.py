@@ -25,11 +25,7 @@ def tokenise(question: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """`tokens` starts with PAD (0) and UNK (1), then words; `answers` are the model's classes.
-
-    Raises `ValueError` for an entry that is not a string or is repeated, and for misplaced PAD and
-    UNK.
-    """
+    """`tokens` starts with PAD (0) and UNK (1), then words; `answers` are the model's classes."""
 
     tokens: tuple[str, ...]
     answers: tuple[str, ...]
@@ -50,12 +46,10 @@ class Vocabulary:
 
     @cached_property
     def word_index(self) -> Mapping[str, int]:
-        """The token index of each word."""
         return {word: index for index, word in enumerate(self.words, len(SPECIAL_TOKENS))}
 
     @cached_property
     def answer_index(self) -> Mapping[str, int]:
-        """The class index of each answer."""
         return {answer: index for index, answer in enumerate(self.answers)}
 
     @cached_property
@@ -73,10 +67,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Vocabulary:
-        """The vocabulary that `to_json` wrote; further keys are ignored.
-
-        Raises `DataError`, which names the file `where`, for anything else.
-        """
+        """The vocabulary that `to_json` wrote in the file `where`."""
         try:
             content = json.loads(text)
             return cls(tuple(content["tokens"]), tuple(content["answers"]))
@@ -87,7 +78,6 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: Path) -> Vocabulary:
-        """The vocabulary in the file `path`; `DataError` or `OSError` if it cannot be read."""
         return cls.from_json(path.read_bytes(), str(path))
 
 

@@ -56,11 +56,7 @@ def embedding_matrix(
 
 
 def read_word_vectors(path: Path, words: Collection[str]) -> WordVectors:
-    """The vectors of those `words` that the file `path` has, in the order of the file.
-
-    Lines of other words are skipped unread. Raises `DataError` for a file that is missing, damaged
-    or without any of the words, and for a vector that is too short or not finite.
-    """
+    """The vectors of those `words` that the file `path` has, in the order of the file."""
     if not file_on_disk(path).is_file():
         raise DataError(
             f"{path}: no such file; to train without word vectors, set "
