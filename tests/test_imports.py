@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,24 +48,12 @@ def test_imports_follow_the_table(path):
             assert imported in TABLE[name_of(path)], f"line {node.lineno}"
 
 
-def spoken(tree: ast.Module) -> Iterator[str]:
-    """Identifiers and strings of a module, without its docstrings."""
-    documentation = {
-        id(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and id(node) not in documentation:
-            yield str(node.value)
-        for field in ("id", "attr", "arg", "name", "asname", "module"):
-            if isinstance(name := getattr(node, field, None), str):
-                yield name
-
-
 @EVERY_MODULE
 def test_no_dataset_is_named(path):
-    """Everything peculiar to a dataset ends in `data/<dataset>/prepare.py`."""
+    """What is peculiar to a dataset is in `data/<dataset>/prepare.py`; docstrings may name it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert not [text for text in spoken(tree) if DATASETS.search(text)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ""
+    assert not DATASETS.search(ast.unparse(tree))
     assert not DATASETS.search(path.name)

@@ -60,36 +60,22 @@ def test_every_finite_way_to_write_a_number_is_read(number, form):
     assert value == number
 
 
-positive = st.integers(1, 2**40)
 paths = st.text(st.characters(codec="utf-8"))
 rates = st.floats(1e-300, 1e300)
 fractions = st.floats(0, 1, exclude_max=True)
-model = {
-    "heads": st.sampled_from([1, 2, 4, 8]),
-    "dropout": fractions,
-    "question_depth": st.none() | positive,
-    "question": st.fixed_dictionaries(
-        {"word_vectors": st.none() | st.fixed_dictionaries({"path": paths})}
-    ),
-}
-plateau = {"warmup_epochs": st.integers(0, 3), "decay": st.floats(0, 1, exclude_min=True)}
-cosine = {"name": st.just("cosine"), "warmup_epochs": st.floats(0, 3), "final": fractions}
-configs = st.fixed_dictionaries(
+fixed = st.fixed_dictionaries
+word_vectors = st.none() | fixed({"path": paths})
+plateau = fixed({"warmup_epochs": st.integers(0, 3)})
+cosine = fixed({"name": st.just("cosine"), "warmup_epochs": st.floats(0, 3), "final": fractions})
+configs = fixed(
     {
         "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]*", fullmatch=True),
-        "data": st.fixed_dictionaries(
-            {"prepared": paths, "images": st.lists(paths, min_size=1, max_size=3)},
-            optional={"evaluate": st.none() | paths},
-        ),
-    },
-    optional={
-        "runs": paths,
-        "seed": st.integers(0, 2**32 - 1),
-        "model": st.fixed_dictionaries({}, optional=model),
-        "optimizer": st.fixed_dictionaries({"lr": rates, "betas": st.tuples(fractions, fractions)}),
-        "schedule": st.fixed_dictionaries(plateau) | st.fixed_dictionaries(cosine),
-        "train": st.fixed_dictionaries({"epochs": st.integers(3), "clip_norm": st.none() | rates}),
-    },
+        "data": fixed({"prepared": paths, "images": st.lists(paths, min_size=1, max_size=3)}),
+        "model": fixed({"dropout": fractions, "question": fixed({"word_vectors": word_vectors})}),
+        "optimizer": fixed({"lr": rates, "betas": st.tuples(fractions, fractions)}),
+        "schedule": plateau | cosine,
+        "train": fixed({"epochs": st.integers(3), "clip_norm": st.none() | rates}),
+    }
 )
 
 

@@ -111,17 +111,6 @@ def test_parametrisations_and_wrappers_of_every_linear_map(layout, training, enc
         assert not torch.allclose(run(changed, layout, training), expected), name
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_adapter_gets_a_gradient(layout):
-    model = make("positional")
-    for name in names(model, nn.Linear):
-        replaced(model, name, LoRA)
-    logits_of(model, BATCH, layout).sum().backward()
-    adapters = [p for n, p in model.named_parameters() if n.endswith((".a.weight", ".b.weight"))]
-    assert len(adapters) == 2 * len(names(make("positional"), nn.Linear))
-    assert all(bool(adapter.grad.any()) for adapter in adapters)
-
-
 @RUNS
 @pytest.mark.parametrize("how", ["subclass", "instance"])
 def test_a_similarity_with_its_own_forward(layout, training, encoder, how):
