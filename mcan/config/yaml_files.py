@@ -93,7 +93,7 @@ class _Loader(yaml.SafeLoader):
             kind = node.tag.removeprefix(_TAG)
             raise _problem(node, f"{show(node.value)} is not a valid {kind}") from None
 
-    def construct_yaml_map(self, node: yaml.MappingNode) -> dict[Key, Any]:
+    def construct_yaml_map(self, node: yaml.MappingNode) -> Any:
         pairs: dict[Key, Any] = {}
         for key_node, value_node in node.value:
             text = self.construct_object(key_node)
