@@ -51,8 +51,7 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python scripts/document_config.py --check
-	$(BIN)/python scripts/count_lines.py --check
+	$(BIN)/python scripts/write_docs.py --check
 
 check: lint test
 
@@ -61,8 +60,7 @@ format: setup-dev
 	$(BIN)/ruff check --fix .
 
 docs: setup-dev
-	$(BIN)/python scripts/document_config.py
-	$(BIN)/python scripts/count_lines.py
+	$(BIN)/python scripts/write_docs.py
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mcan.build import (
     answer_probabilities,
-    choose_metric,
     open_dataset,
     open_stores,
     predict_over_processes,
@@ -159,7 +158,8 @@ def evaluate(
         restore_model(member, its, dataset).to(job.device)
         for member, its in zip(members, configs, strict=True)
     ]
-    scorer = Scorer(dataset, metric := choose_metric(config, prepared), vocabulary.answers)
+    metric = config.evaluation.metric or prepared.metric
+    scorer = Scorer(dataset, metric, vocabulary.answers)
     asked, where = [], str(args.questions or f"the split {split}")
     if args.submission is not None:
         ids = asked = dataset.question_ids()

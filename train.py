@@ -13,7 +13,6 @@ from mcan.build import (
     build_evaluator,
     build_model,
     check_fits,
-    choose_metric,
     entry,
     model_sizes,
     open_dataset,
@@ -101,7 +100,7 @@ def train(
     if config.data.evaluate is not None:
         held_out = open_dataset(config, prepared, [config.data.evaluate], stores)
         lengths = padded_lengths(config, dataset, held_out)
-        metric = choose_metric(config, prepared)
+        metric = config.evaluation.metric or prepared.metric
         evaluate = build_evaluator(held_out, metric, prepared.vocabulary, config, job, lengths)
 
     torch.manual_seed(config.seed)

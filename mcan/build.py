@@ -24,7 +24,6 @@ from mcan.engine.processes import Processes
 from mcan.engine.run_folder import resolve_rows
 from mcan.engine.trainer import Evaluate
 from mcan.errors import ConfigError, DataError, RunError
-from mcan.evaluation.metrics import METRICS
 from mcan.evaluation.predict import Predictions, Score, predict
 from mcan.evaluation.results import Scorer
 from mcan.nn.cascade import MCA_LAYERS, Cascade, UnitSizes
@@ -97,17 +96,6 @@ def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
     share = f"{without} of {questions} questions ({without / questions:.0%})"
     warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
     return counts, [warning] if without > 0.2 * questions else []
-
-
-def choose_metric(config: Config, prepared: Prepared) -> str:
-    """The config's metric, or else the one that the prepared dataset names."""
-    name = config.evaluation.metric or prepared.metric
-    if name not in METRICS:
-        raise DataError(
-            f"{prepared.folder / 'meta.json'}: metric is {name!r}, expected one of "
-            f"{', '.join(METRICS)}; or set evaluation.metric"
-        )
-    return name
 
 
 def build_model(config: ModelConfig, sizes: ModelSizes, vectors: Tensor | None = None) -> MCAN:

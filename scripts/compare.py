@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcan.build import choose_metric
 from mcan.config import Config, config_from_dict, load_config
 from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Prepared, Split
@@ -68,7 +67,7 @@ def main() -> None:
     if name is None:
         raise RunError(f"{targets[0]}: the config has no data.evaluate; name a split with --split")
     prepared = Prepared.open(config.data.prepared)
-    metric: str = args.metric or choose_metric(config, prepared)
+    metric: str = args.metric or config.evaluation.metric or prepared.metric
     split = read_split(prepared, Prepared.open(other.data.prepared), name)
     ids, where = array_to_ids(split.question_ids), f"split {name} of {prepared.folder}"
     humans = list(split.human_answers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from mcan.build import (
     answer_probabilities,
     build_model,
     check_fits,
-    choose_metric,
     model_sizes,
     open_dataset,
     open_stores,
@@ -29,7 +27,7 @@ from mcan.data.prepared import Prepared
 from mcan.data.store import open_store
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.processes import Processes
-from mcan.errors import DataError, RunError
+from mcan.errors import RunError
 
 CPU = torch.device("cpu")
 
@@ -78,15 +76,6 @@ def test_position_encoding_takes_cells_of_the_grid(lab):
         lab, "model.image.position_encoding=true", f"data.grid=[{lab.folder}/grid.h5]"
     )
     check_fits(config, dataset_of(config))
-
-
-def test_metric(lab, tmp_path):
-    prepared = Prepared.open(lab.data.prepared)
-    assert choose_metric(config_of(lab), prepared) == "vqa"
-    assert choose_metric(config_of(lab, "evaluation.metric=exact"), prepared) == "exact"
-    unknown = replace(prepared, metric="cider")
-    with pytest.raises(DataError, match=r"meta.json: metric is 'cider', expected one of exact, vq"):
-        choose_metric(config_of(lab), unknown)
 
 
 def test_word_vectors(lab, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -136,9 +134,3 @@ def test_every_config_of_the_repository_loads():
     ]
     for file in files:
         load_config(file)
-
-
-def test_the_reference_is_up_to_date():
-    script = ROOT / "scripts" / "document_config.py"
-    ended = subprocess.run([sys.executable, str(script), "--check"], check=False)
-    assert ended.returncode == 0

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/configuration.md, or check them."""
+"""Write what is generated: the tables of docs/configuration.md and the README's line counts."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from mcan.errors import DataError, command
 from mcan.files import save_text
 from mcan.section import FREE, Section, inner_sections, show
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+ROOT = Path(__file__).resolve().parents[1]
 MARK = "<!-- `make docs` writes what follows, from mcan/config/schema.py. -->\n"
+ROW = re.compile(r"^\| `(?P<path>[^`]+)` \| (?P<lines>[\d,]+) \|", re.MULTILINE)
 
 
 def tables(section: type[Section], path: tuple[str, ...] = ()) -> Iterator[str]:
@@ -49,15 +51,34 @@ def one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def count(path: Path) -> int:
+    """Lines of the Python files in a folder, or of one file, to the nearest hundred."""
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+    return max(100, round(lines, -2))
+
+
+def with_counts(readme: str) -> str:
+    """The README with the number of lines in every row that names a path."""
+    return ROW.sub(lambda row: f"| `{row['path']}` | {count(ROOT / row['path']):,} |", readme)
+
+
+def with_tables(page: str) -> str:
+    return page.partition(MARK)[0] + MARK + "\n".join(tables(Config)) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail if out of date")
     check = parser.parse_args().check
-    page = PAGE.read_text(encoding="utf-8")
-    written = page.partition(MARK)[0] + MARK + "\n".join(tables(Config)) + "\n"
-    if check and written != page:
-        raise DataError(f"{PAGE.name} is out of date; run make docs")
-    save_text(PAGE, written)
+    for name, write in (("docs/configuration.md", with_tables), ("README.md", with_counts)):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        written = write(text)
+        if written == text:
+            continue
+        if check:
+            raise DataError(f"{name} is out of date; run make docs")
+        save_text(ROOT / name, written)
 
 
 if __name__ == "__main__":
