@@ -16,7 +16,7 @@ from mcan.config import Config
 from mcan.config.schema import ModelConfig
 from mcan.data.arrays import Index, first_duplicate
 from mcan.data.dataset import VQADataset
-from mcan.data.prepared import Prepared, reencode
+from mcan.data.prepared import Prepared, Split, encode_questions
 from mcan.data.store import ImageStore, open_store
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.losses import LOSSES
@@ -61,6 +61,19 @@ def open_dataset(
     if vocabulary is not None and vocabulary.digest != prepared.vocabulary.digest:
         splits = [reencode(split, vocabulary) for split in splits]
     return VQADataset(splits, *stores, config.data.max_tokens)
+
+
+def reencode(split: Split, vocabulary: Vocabulary) -> Split:
+    """The split with its questions in the tokens of another vocabulary, and without targets."""
+    tokens = encode_questions(split.questions, vocabulary)
+    changed = {
+        "tokens": tokens.values,
+        "token_offsets": tokens.offsets,
+        "target_index": np.zeros(0, np.int32),
+        "target_score": np.zeros(0, np.float32),
+        "target_offsets": np.zeros_like(tokens.offsets),
+    }
+    return Split(split.path, split.digest, changed)
 
 
 def check_fits(config: Config, dataset: VQADataset) -> None:

@@ -25,13 +25,6 @@ _FIXED = "iufS"
 """Kinds of dtypes with a fixed size: integers, floating point, bytes."""
 
 
-def ranges(firsts: Index, lengths: Index) -> Index:
-    """first, first + 1, ..., first + length - 1 of every pair, one after the other."""
-    shift = firsts - (np.cumsum(lengths) - lengths)
-    rows: Index = np.arange(int(lengths.sum())) + np.repeat(shift, lengths)
-    return rows
-
-
 @dataclass(frozen=True)
 class RaggedArray:
     """N lists: list i is `values[offsets[i]:offsets[i + 1]]`; `offsets` (N + 1,) int64."""
@@ -60,10 +53,9 @@ class RaggedArray:
     def take(self, lists: Index, max_length: int | None = None) -> tuple[NDArray[Any], Index]:
         """The values of some lists, cut to `max_length`, one after the other; their lengths."""
         firsts = self.offsets[lists]
-        lengths = self.offsets[lists + 1] - firsts
-        if max_length is not None:
-            lengths = np.minimum(lengths, max_length)
-        return self.values[ranges(firsts, lengths)], lengths
+        lengths = np.clip(self.offsets[lists + 1] - firsts, 0, max_length)
+        shift = firsts - (np.cumsum(lengths) - lengths)
+        return self.values[np.arange(int(lengths.sum())) + np.repeat(shift, lengths)], lengths
 
 
 class RaggedBuilder:
@@ -80,10 +72,6 @@ class RaggedBuilder:
     def build(self) -> RaggedArray:
         return RaggedArray(np.asarray(self._values), np.asarray(self._offsets))
 
-    def build_text(self) -> Text:
-        """For lists of UTF-8 bytes."""
-        return Text(np.asarray(self._values), np.asarray(self._offsets))
-
 
 class Text(RaggedArray):
     """N strings: a `RaggedArray` of uint8 (UTF-8) that decodes a string when it is read."""
@@ -91,24 +79,22 @@ class Text(RaggedArray):
     @classmethod
     def of(cls, strings: Iterable[str]) -> Text:
         """Raises `UnicodeEncodeError` for a string that is not valid Unicode."""
-        builder = RaggedBuilder("B")
-        for string in strings:
-            builder.append(string.encode())
-        return builder.build_text()
+        encoded = [string.encode() for string in strings]
+        values = np.frombuffer(b"".join(encoded), np.uint8)
+        return cls(values, np.cumsum([0, *map(len, encoded)]))
 
     def __getitem__(self, index: int) -> str:
         return str(super().__getitem__(index).tobytes().decode())
 
 
 def ids_to_array(ids: Sequence[Id]) -> Ids:
-    """Ids that `check_id` of `mcan.data.records` accepted, as an array."""
+    """Ids that `mcan.data.records.check_id` accepted, as an array."""
     if ids and isinstance(ids[0], str):
         return np.array([str(value).encode() for value in ids])
     return np.array(ids, dtype=np.int64)
 
 
 def array_to_ids(array: Ids) -> list[Id]:
-    """The ids of an array: all int, or all str."""
     values = array.tolist()
     return [value.decode() for value in values] if array.dtype.kind == "S" else values
 
@@ -117,7 +103,7 @@ def first_duplicate(ids: Ids) -> Id | None:
     """An id that occurs more than once, or None."""
     ordered = np.sort(ids)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    return array_to_ids(repeated[:1])[0] if len(repeated) else None
+    return next(iter(array_to_ids(repeated)), None)
 
 
 def map_arrays(path: Path, what: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -17,7 +17,7 @@ import torch
 from mcan.batch import Batch, Image, Question, Targets
 from mcan.data.arrays import Id, Index, RaggedArray, array_to_ids
 from mcan.data.prepared import Categories, Split
-from mcan.data.store import ImageStore, StoreGroup
+from mcan.data.store import ImageStore, StoreGroup, first_ids
 from mcan.errors import DataError
 from mcan.rows import Packed, filler_rows
 
@@ -42,10 +42,6 @@ class VQADataset:
         grid: Sequence[ImageStore] = (),
         max_tokens: int | None = None,
     ) -> None:
-        for split in splits[1:]:
-            if split.vocabulary_digest != splits[0].vocabulary_digest:
-                both = f"{split.path} and {splits[0].path}"
-                raise DataError(f"{both} were made with different vocabularies")
         if grid and grid[0].kind != "regions":
             raise DataError(f"{grid[0].path} holds {grid[0].kind}, expected grid features")
         self.splits = tuple(splits)
@@ -53,8 +49,8 @@ class VQADataset:
         self.grid = StoreGroup(grid) if grid else None
         self.tokens = RaggedArray.concatenate([split.tokens for split in splits])
         self.targets = RaggedArray.concatenate([split.target_answers for split in splits])
-        self.image_rows = _locate(self.images, splits)
-        self._grid_rows: Any = None if self.grid is None else _locate(self.grid, splits)
+        self.image_rows = _locate(splits, self.images)
+        self._grid_rows: Any = None if self.grid is None else _locate(splits, self.grid)
         self._scores = RaggedArray.concatenate([split.target_scores for split in splits])
         self._max_tokens = max_tokens
         self._share_images = False
@@ -64,8 +60,9 @@ class VQADataset:
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         index = np.array(rows, np.int64)
-        tokens, lengths = self.tokens.take(index, self._max_tokens)
-        word_rows = _packed(lengths)
+        tokens, counts = self.tokens.take(index, self._max_tokens)
+        lengths = torch.from_numpy(counts)
+        word_rows = Packed(lengths, filler_rows(lengths))
         tokens = np.pad(tokens.astype(np.int64), (0, word_rows.filler))
         answers, counts = self.targets.take(index)
         scores, _ = self._scores.take(index)
@@ -83,24 +80,18 @@ class VQADataset:
             _, first, places = np.unique(self.image_rows[index], True, True)
             if len(first) < len(index):
                 index, of_question = index[first], torch.from_numpy(places)
-        images = self.image_rows[index]
-        rows = _packed(self.images.lengths[images])
-        content, boxes, cells = self.images.gather(images, rows.filler)
+        rows, content, boxes, cells = self.images.gather(self.image_rows[index])
         if self.images.kind == "pixels":
             return Image(rows, pixels=content, of_question=of_question)
         image = Image(rows, content, boxes, cells, of_question=of_question)
         if self.grid is None:
             return image
-        images = self._grid_rows[index]
-        rows = _packed(self.grid.lengths[images])
-        content, _, cells = self.grid.gather(images, rows.filler)
+        rows, content, _, cells = self.grid.gather(self._grid_rows[index])
         return replace(image, grid=content, grid_rows=rows, grid_cells=cells)
 
     def lengths(self) -> tuple[Index, Index, Index | None]:
         """(Q,) words, image rows and grid rows of each question."""
-        words = np.diff(self.tokens.offsets)
-        if self._max_tokens is not None:
-            words = np.minimum(words, self._max_tokens)
+        words = np.clip(np.diff(self.tokens.offsets), 0, self._max_tokens)
         grid = None if self.grid is None else self.grid.lengths[self._grid_rows]
         return words, self.images.lengths[self.image_rows], grid
 
@@ -128,27 +119,22 @@ class VQADataset:
         """(Q,) the ids of the source: int or str."""
         return [i for split in self.splits for i in array_to_ids(split.question_ids)]
 
-    def human_answers(self) -> list[list[str]]:
-        """(Q,) the raw human answers of each question."""
-        return [answers for split in self.splits for answers in split.human_answers]
 
-
-def _packed(lengths: Index) -> Packed:
-    of_samples = torch.from_numpy(lengths)
-    return Packed(of_samples, filler_rows(of_samples))
-
-
-def _locate(group: StoreGroup, splits: Sequence[Split]) -> Index:
+def _locate(splits: Sequence[Split], group: StoreGroup) -> Index:
     """(Q,) the image of each question as the group numbers it."""
-    found = [group.locate(split.image_ids)[split.image_index] for split in splits]
-    images = np.concatenate(found)
-    if questions := int((images < 0).sum()):
-        missing: dict[Id, None] = {}
-        for split, numbers in zip(splits, found, strict=True):
-            unique = np.unique(split.image_index[numbers < 0])
-            missing.update(dict.fromkeys(array_to_ids(split.image_ids[unique])))
-        raise group.missing(list(missing), questions)
-    return images
+    images = []
+    for split in splits:
+        found = group.locate(split.image_ids)
+        images.append(found[split.image_index])
+        missing = split.image_ids[found < 0]
+        if len(missing):
+            files = ", ".join(str(store.path) for store in group.stores)
+            raise DataError(
+                f"{split.path}: {len(missing)} images of {(images[-1] < 0).sum()} questions are in "
+                f"none of the image stores ({files}): {first_ids(missing)}; the stores hold ids "
+                f"such as {first_ids(group.stores[0].image_ids)}"
+            )
+    return np.concatenate(images)
 
 
 def _merge(types: Sequence[Categories]) -> Categories:

@@ -3,7 +3,7 @@
 `meta.json` holds the SHA-256 of every file of the folder. A split is compared with it before the
 HDF5 library sees the file, and then mapped into memory. Its content is not checked again.
 
-Q questions of a split, V tokens and A answers of the vocabulary.
+Q questions of a split.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,15 +72,12 @@ class Split:
     - `human_answers`: as people wrote them; none in a test split.
     """
 
-    def __init__(
-        self, path: Path, digest: str, vocabulary_digest: str, changed: dict[str, NDArray[Any]]
-    ) -> None:
+    def __init__(self, path: Path, digest: str, changed: Mapping[str, NDArray[Any]]) -> None:
         self.path = path
         self.name = path.stem
         self.digest = digest
-        self.vocabulary_digest = vocabulary_digest
         self._changed = changed
-        arrays = map_arrays(path, "prepared split")[0] | changed
+        arrays = {**map_arrays(path, "prepared split")[0], **changed}
 
         def text(key: str) -> Text:
             return Text(arrays[key], arrays[f"{key}_offsets"])
@@ -109,7 +107,7 @@ class Split:
 
     def __reduce__(self) -> Any:
         # A worker process maps the file again, so all share its pages.
-        return Split, (self.path, self.digest, self.vocabulary_digest, self._changed)
+        return Split, (self.path, self.digest, self._changed)
 
 
 def encode_questions(questions: Text, vocabulary: Vocabulary) -> RaggedArray:
@@ -118,19 +116,6 @@ def encode_questions(questions: Text, vocabulary: Vocabulary) -> RaggedArray:
     for question in questions:
         tokens.append(vocabulary.encode(tokenise(question)))
     return tokens.build()
-
-
-def reencode(split: Split, vocabulary: Vocabulary) -> Split:
-    """The split with its questions in the tokens of another vocabulary, and without targets."""
-    tokens = encode_questions(split.questions, vocabulary)
-    changed = {
-        "tokens": tokens.values,
-        "token_offsets": tokens.offsets,
-        "target_index": np.zeros(0, np.int32),
-        "target_score": np.zeros(0, np.float32),
-        "target_offsets": np.zeros_like(tokens.offsets),
-    }
-    return Split(split.path, split.digest, vocabulary.digest, changed)
 
 
 @dataclass(frozen=True)
@@ -152,19 +137,11 @@ class Prepared:
         if not path.is_file():
             command = _command(folder, {})
             raise DataError(f"{folder}: no such prepared dataset; make it with: {command}")
-        try:
-            content = path.read_bytes()
-            meta = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not JSON ({error})") from None
-        meta = meta if isinstance(meta, dict) else {}
-        if (version := meta.get("format_version")) != FORMAT_VERSION:
-            raise DataError(
-                f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}; make "
-                f"it again with: {_command(folder, meta)}"
-            )
+        content, meta = path.read_bytes(), dict[str, Any]()
+        with suppress(TypeError, ValueError):
+            meta.update(json.loads(content))
         meta.pop("checksum", None)
-        if content != meta_text(meta).encode():
+        if meta.get("format_version") != FORMAT_VERSION or content != meta_text(meta).encode():
             raise _damaged(path, meta)
         _check_file(folder, "vocabulary.json", meta)
         vocabulary = Vocabulary.read(folder / "vocabulary.json")
@@ -182,7 +159,7 @@ class Prepared:
         """Map a split. Raises `DataError` if it is unknown, damaged or not as written."""
         digest = self.digest(name)
         _check_file(self.folder, f"{name}.h5", self.meta)
-        return Split(self.folder / f"{name}.h5", digest, self.vocabulary.digest, {})
+        return Split(self.folder / f"{name}.h5", digest, {})
 
     def verify(self) -> None:
         """Read every file of the folder; `DataError` names one that is damaged or changed."""
@@ -203,7 +180,7 @@ def _check_file(folder: Path, name: str, meta: Mapping[str, Any]) -> None:
 
 
 def _damaged(path: Path, meta: Mapping[str, Any]) -> DataError:
-    found = "damaged, or changed since it was written" if path.exists() else "no such file"
+    found = "damaged, changed or of an older format" if path.exists() else "no such file"
     return DataError(f"{path}: {found}; make it again with: {_command(path.parent, meta)}")
 
 

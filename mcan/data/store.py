@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcan.console import message, progress
-from mcan.data.arrays import Id, Ids, Index, array_to_ids, map_arrays
+from mcan.data.arrays import Ids, Index, array_to_ids, map_arrays
 from mcan.errors import DataError
+from mcan.rows import Packed, filler_rows
 
 FORMAT_VERSION = 2
 Kind = Literal["regions", "pixels"]
@@ -87,10 +87,9 @@ class ImageStore:
             if image_checksum(np.asarray(rows), boxes) != self.checksums[index]:
                 damaged.append(index)
         if damaged:
-            names = _names(array_to_ids(self.image_ids[damaged]))
             raise DataError(
-                f"{self.path}: the rows of {len(damaged):,} images are damaged ({names}); "
-                f"{_remake(self.path, self.provenance)}"
+                f"{self.path}: the rows of {len(damaged):,} images are damaged "
+                f"({first_ids(self.image_ids[damaged])}); {_remake(self.path, self.provenance)}"
             )
 
     def load(self, residency: Residency, device: torch.device | str = "cpu") -> ImageStore:
@@ -107,8 +106,7 @@ class ImageStore:
         size = f"{source.nbytes / 2**30:.1f} GiB"
         message(f"reading {self.path} into the memory of {target} ({size})")
         try:
-            with warnings.catch_warnings(action="ignore"):  # that the mapped rows are read-only
-                rows = torch.from_numpy(source).to(target, copy=True)
+            rows = torch.tensor(source, device=target)
         except RuntimeError as error:  # includes torch.OutOfMemoryError
             raise DataError(
                 f"{self.path}: {size} do not fit into the memory of {target}; use residency: disk"
@@ -133,7 +131,6 @@ def open_store(path: str | Path) -> ImageStore:
             digest = attributes["digest"].decode()
             rows = arrays["pixels" if "pixels" in arrays else "features"]
             boxes = arrays.get("boxes")
-            # One image id per entry of each table, a row for each offset: the digest covers both.
             tables = {table: np.array(arrays[table]) for table in TABLES if table in arrays}
             known = attributes["format_version"] == FORMAT_VERSION
             intact = known and content_digest(rows, boxes, tables) == digest
@@ -175,8 +172,9 @@ def _remake(path: Path, provenance: Mapping[str, Any]) -> str:
     return f"make it again with: {command}"
 
 
-def _names(ids: Sequence[Id]) -> str:
-    return ", ".join(map(repr, ids[:5])) + (", ..." if len(ids) > 5 else "")
+def first_ids(ids: Ids) -> str:
+    """Five of them, for messages."""
+    return ", ".join(map(repr, array_to_ids(ids[:5]))) + (", ..." if len(ids) > 5 else "")
 
 
 class StoreGroup:
@@ -212,35 +210,27 @@ class StoreGroup:
         found = (numbers.get(image_id, -1) for image_id in array_to_ids(image_ids))
         return np.fromiter(found, np.int64, len(image_ids))
 
-    def missing(self, image_ids: Sequence[Id], questions: int) -> DataError:
-        """The error for `image_ids`, needed by `questions` questions, that no store has."""
-        files = ", ".join(str(store.path) for store in self.stores)
-        return DataError(
-            f"{len(image_ids)} images of {questions} questions are in none of the image stores "
-            f"({files}): {_names(image_ids)}; the stores hold ids such as "
-            f"{array_to_ids(self.stores[0].image_ids[:1])[0]!r}"
-        )
+    def gather(self, images: Index) -> tuple[Packed, Tensor, Tensor | None, Tensor | None]:
+        """Of the images with these numbers, in this order: which rows are whose, the rows (T, D) or
+        pixels (B, 3, H, W), boxes (T, 4), and cells (T, 2) int64, row and column in the grid.
 
-    def gather(self, images: Index, filler: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The rows (T, D), or pixels (B, 3, H, W), of the images with these numbers, in this order,
-        their boxes (T, 4), and their cells (T, 2) int64, row and column in the image's grid.
-
-        `filler` rows of zeros follow. Rows are on the device of a store that was loaded there, all
-        else is on the CPU; nothing waits for the device.
+        Rows are on the device of a store that was loaded there, all else is on the CPU; nothing
+        waits for the device.
         """
+        lengths = torch.from_numpy(self.lengths[images])
+        layout = Packed(lengths, filler_rows(lengths))
         stores = np.searchsorted(self._firsts, images, "right") - 1
         pairs = zip(stores.tolist(), (images - self._firsts[stores]).tolist(), strict=True)
         # A slice per image runs at memory bandwidth; an index per row does not.
         found = [self.stores[store].image(index) for store, index in pairs]
-        first = self.stores[0]
-        rows = _concatenate([image[0] for image in found], first.rows, filler)
-        boxes = cells = None
+        first, boxes, cells = self.stores[0], None, None
+        rows = _concatenate([image[0] for image in found], first.rows, layout.filler)
         if self.has_boxes:
-            boxes = _concatenate([image[1] for image in found], first.boxes, filler)
+            boxes = _concatenate([image[1] for image in found], first.boxes, layout.filler)
         if self.has_cells:
             grids = [np.argwhere(np.ones(image[3])) for image in found]
-            cells = _concatenate(grids, np.zeros((0, 2), np.int64), filler)
-        return rows, boxes, cells
+            cells = _concatenate(grids, np.zeros((0, 2), np.int64), layout.filler)
+        return layout, rows, boxes, cells
 
 
 def _concatenate(pieces: list[Any], table: Any, filler: int) -> Tensor:

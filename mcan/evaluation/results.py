@@ -40,7 +40,7 @@ class Scorer:
 
     @cached_property  # read when first needed: a test split has none
     def _human_answers(self) -> list[list[str]]:
-        return self._dataset.human_answers()
+        return [answers for split in self._dataset.splits for answers in split.human_answers]
 
     def metrics(self, predictions: Predictions) -> dict[str, Any]:
         """Accuracies in percent: n, overall, per_answer_type, per_question_type."""

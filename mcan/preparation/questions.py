@@ -178,13 +178,13 @@ class RawSplit:
             question_types.append(example.question_type)
         if not ids:
             raise DataError(f"{path}: the split has no question")
-        question_ids = ids_to_array(ids)
+        question_ids, texts = ids_to_array(ids), questions.build()
         duplicate = first_duplicate(question_ids)
         if duplicate is not None:
             raise DataError(f"{path}: question id {duplicate!r} occurs more than once")
         return cls(
             question_ids,
-            questions.build_text(),
+            Text(texts.values, texts.offsets),
             images.build(),
             HumanAnswers(answers.build(), Text.of(strings)),
             majority_answers,

@@ -16,8 +16,9 @@ import pytest
 from toys import VOCABULARY, make_examples, targets, write_folder
 from vqa_toys import examples_of
 
+from mcan.build import reencode
 from mcan.data.arrays import RaggedArray
-from mcan.data.prepared import Prepared, reencode
+from mcan.data.prepared import Prepared
 from mcan.errors import DataError
 from mcan.preparation.questions import Example
 from mcan.text.vocabulary import UNK, Vocabulary, tokenise
@@ -103,7 +104,6 @@ def test_reencoded_questions_survive_pickling(folder: Path) -> None:
     other = Vocabulary(("PAD", "UNK", "raining", "zebras"), ("yes",))
     changed = reencode(split, other)
     for found in (changed, pickle.loads(pickle.dumps(changed))):
-        assert found.vocabulary_digest == other.digest
         encoded = [other.encode(tokenise(question)) for question in split.questions]
         assert lists(found.tokens) == encoded
         assert lists(found.target_answers) == lists(found.target_scores) == [[]] * len(split)
@@ -156,7 +156,7 @@ def test_damage_names_the_command_that_makes_the_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepared.verify()
     assert str(caught.value) == (
-        f"{folder / 'images.h5'}: damaged, or changed since it was written; make it again with: "
+        f"{folder / 'images.h5'}: damaged, changed or of an older format; make it again with: "
         f"{command} --output {folder} --force"
     )
 
@@ -167,27 +167,25 @@ def test_an_old_folder_is_named_with_the_command(folder: Path) -> None:
     with pytest.raises(DataError) as caught:
         Prepared.open(folder)
     assert str(caught.value) == (
-        f"{folder / 'meta.json'}: format_version is 1, this program reads 2; make it again with: "
+        f"{folder / 'meta.json'}: damaged, changed or of an older format; make it again with: "
         f"python data/vqa_v2/prepare.py --output {folder} --force"
     )
 
 
-CHANGES: list[tuple[str, Callable[[str], str]]] = [
-    ("not JSON", lambda text: "{"),
-    ("format_version is None", lambda text: "[]"),
-    ("damaged, or changed", lambda text: text.replace('"metric": "vqa"', '"metric": "exact"')),
-    ("damaged, or changed", lambda text: text.replace('"checksum": "', '"checksum": "0')),
-    ("damaged, or changed", lambda text: text + " "),
+CHANGES: list[Callable[[str], str]] = [
+    lambda text: "{",
+    lambda text: "[1]",
+    lambda text: text.replace('"metric": "vqa"', '"metric": "exact"'),
+    lambda text: text.replace('"checksum": "', '"checksum": "0'),
+    lambda text: text + " ",
 ]
 
 
-@pytest.mark.parametrize(("message", "change"), CHANGES)
-def test_a_changed_meta_is_refused(
-    folder: Path, message: str, change: Callable[[str], str]
-) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_meta_is_refused(folder: Path, change: Callable[[str], str]) -> None:
     path = folder / "meta.json"
     path.write_text(change(path.read_text()))
-    with pytest.raises(DataError, match=rf"meta\.json: .*{message}"):
+    with pytest.raises(DataError, match=r"meta\.json: damaged, changed"):
         Prepared.open(folder)
 
 

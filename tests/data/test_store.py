@@ -18,6 +18,7 @@ from store_toys import make_images, write_pixels, write_store
 from mcan.data.arrays import array_to_ids, ids_to_array
 from mcan.data.store import ImageStore, StoreGroup, open_store
 from mcan.errors import DataError
+from mcan.rows import filler_rows
 
 RESIDENCIES = ["disk", "memory", "device"]
 
@@ -199,21 +200,24 @@ def test_gather_equals_images_one_by_one(
     group = open_group(stores, names, residency)
     ids = list(dict.fromkeys(id for store in group.stores for id in array_to_ids(store.image_ids)))
 
-    @given(st.lists(st.sampled_from(ids), max_size=8), st.sampled_from([0, 3]))
-    def check(batch: list[Any], filler: int) -> None:
+    @given(st.lists(st.sampled_from(ids), max_size=8))
+    def check(batch: list[Any]) -> None:
         images = [BY_ID[image_id] for image_id in batch]
         numbers = group.locate(np.array(batch, np.int64))
-        rows, found_boxes, cells = group.gather(numbers, filler)
-        assert group.lengths[numbers].tolist() == [len(image.rows) for image in images]
+        layout, rows, found_boxes, cells = group.gather(numbers)
+        lengths = [len(image.rows) for image in images]
+        assert group.lengths[numbers].tolist() == layout.lengths.tolist() == lengths
+        assert layout.filler == filler_rows(layout.lengths)
         assert rows.dtype == torch.float16
-        nothing = np.zeros((filler, 5), np.float16)
+        nothing = np.zeros((layout.filler, 5), np.float16)
         features = np.concatenate([*(image.rows for image in images), nothing])
         np.testing.assert_array_equal(rows, features)
         boxes = np.concatenate([*(image.boxes for image in images), nothing[:, :4]])
         np.testing.assert_array_equal(found_boxes, boxes)
         assert cells is not None
         grids = [list(np.ndindex(image.grid_shape)) for image in images]
-        assert cells.tolist() == [list(cell) for grid in grids for cell in grid] + [[0, 0]] * filler
+        expected = [list(cell) for grid in grids for cell in grid]
+        assert cells.tolist() == expected + [[0, 0]] * layout.filler
 
     check()
     assert group.locate(np.array([99])).tolist() == [-1]
@@ -232,7 +236,7 @@ def test_pixels(tmp_path: Path, residency: Any) -> None:
         (StoreGroup(stores[:1]), [2, 2, 0]),
         (StoreGroup(stores[:1]), []),
     ):
-        rows, *_ = group.gather(group.locate(np.array(ids, np.int64)), 0)
+        _, rows, *_ = group.gather(group.locate(np.array(ids, np.int64)))
         assert rows.dtype == torch.uint8
         np.testing.assert_array_equal(rows, pixels[ids])
 
@@ -241,7 +245,7 @@ def test_stores_of_different_kinds(tmp_path: Path, stores: dict[str, Path]) -> N
     """Boxes and cells need every store; kind, width and type must be equal."""
     first = open_store(stores["first"])
     plain = write_store(tmp_path / "plain.h5", make_images([1]), boxes=False, grid_shape=False)
-    _, boxes, cells = StoreGroup([first, open_store(plain)]).gather(np.array([0, 5]), 0)
+    _, _, boxes, cells = StoreGroup([first, open_store(plain)]).gather(np.array([0, 5]))
     assert boxes is cells is None
     for name, path in {
         "wide.h5": write_store(tmp_path / "wide.h5", make_images([2], dim=6)),
