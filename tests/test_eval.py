@@ -308,7 +308,7 @@ CASES = [
     # (arguments, message)
     ("nowhere", r"nowhere: no such run folder or checkpoint"),
     ("broken/folder", r"broken/folder: no last checkpoint in checkpoin"),
-    ("broken/text.pt", r"broken/text.pt: not a checkpoint, or damaged"),
+    ("broken/text.pt", r"broken/text.pt: not a checkpoint of train.py, or damaged"),
     ("broken/sizes.pt", r"sizes.pt: does not fit the config: .*mismatch for classifier.weight: "),
     ("broken/config.pt", r"broken/config.pt: data is missing"),
     ("runs/run model.depth=2", r"does not fit the config: .*Missing key\(s\)"),

@@ -151,7 +151,7 @@ RESUMED: dict[str, tuple[Callable[[Path, Lab], object], list[str], str]] = {
     "metrics_shorter": (write("metrics.jsonl", "{}"), [], r"metrics.jsonl: shorter than when the"),
     "checkpoints_gone": (without_checkpoints, [], r"/checkpoints: is missing, so there is nothing"),
     # The checkpoint.
-    "all_damaged": (all_cut, [], r"checkpoints/step_00000006.pt: not a checkpoint, or damaged$"),
+    "all_damaged": (all_cut, [], r"step_00000006.pt: not a checkpoint of train.py, or damaged"),
     "earlier_format": (of_format_1, [], r"step_00000006.pt: written by an earlier version of this"),
     "weights_of_another_network": (other_weight, [], r"size mismatch for classifier.bias: "),
     "other_features": (other_features, ["data.images=[other/images.h5]"], OTHER_DATA),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -111,21 +110,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise RunError(f"{path}: no such checkpoint")
     verified = _verify(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise RunError(
-            f"{path}: not loaded, because it contains more than tensors and plain values "
-            "(only checkpoints written by train.py are accepted)"
-        ) from error
-    except Exception as error:  # damaged bytes fail in any way
-        raise RunError(f"{path}: not a checkpoint, or damaged") from error
-    if not isinstance(content, dict) or "format" not in content:
-        raise RunError(f"{path}: a torch file, but not a checkpoint written by train.py")
-    if content["format"] not in (1, FORMAT):
-        raise RunError(
-            f"{path}: checkpoint format {content['format']!r}; this version reads {FORMAT}"
-        )
-    if content["format"] == 1:
+        content = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        version = content["format"]
+    except Exception as error:  # damaged bytes fail in any way; foreign pickles are not executed
+        raise RunError(f"{path}: not a checkpoint of train.py, or damaged") from error
+    if version not in (1, FORMAT):
+        raise RunError(f"{path}: checkpoint format {version!r}; this version reads {FORMAT}")
+    if version == 1:
         content["model"] = map_old_names(content["model"])
     elif not verified:
         raise RunError(f"{path}: damaged: the checksum at its end is missing")
@@ -139,14 +130,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def _verify(path: Path) -> bool:
     """True if the file ends in its digest, False if it ends in none; else `RunError`."""
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size - _TRAILER_BYTES
-            for start in range(0, size, _BLOCK_BYTES):
-                digest.update(file.read(min(_BLOCK_BYTES, size - start)))
-            trailer = _TRAILER_PATTERN.fullmatch(file.read())
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size - _TRAILER_BYTES
+        for start in range(0, size, _BLOCK_BYTES):
+            digest.update(file.read(min(_BLOCK_BYTES, size - start)))
+        trailer = _TRAILER_PATTERN.fullmatch(file.read())
     if trailer is None:
         return False
     if trailer[1] != digest.hexdigest().encode():
@@ -184,7 +172,7 @@ def save_newest(checkpoint: Checkpoint, folder: Path, best: bool, keep_last: int
     """Make `checkpoint` the newest in `folder`, and its best if it is; keep the newest `keep_last`.
 
     The best one is written first: a process killed in between resumes before the evaluation and
-    makes the same file again. Raises `TrainingError` as `Checkpoint.save` does.
+    makes the same file again.
     """
     if best:
         checkpoint.save(folder / BEST)

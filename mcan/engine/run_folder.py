@@ -39,10 +39,7 @@ _NOT_PLOTTED = ("epoch", "n", "per_answer_type", "per_question_type")
 
 
 class RunFolder:
-    """Paths of a run, and the lock that keeps a second process out while one trains.
-
-    Methods raise `OSError` if the folder cannot be written.
-    """
+    """Paths of a run, and the lock that keeps a second process out while one trains."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,10 +55,7 @@ class RunFolder:
         return self.config.exists()
 
     def lock(self) -> None:
-        """Hold the run until this process ends, however it ends; clear what a killed one left.
-
-        Raises `RunError` if another process holds it.
-        """
+        """Hold the run until this process ends, however it ends; clear what a killed one left."""
         self._lock = lock_file(self.path / ".lock")
         if self._lock is None:
             raise RunError(f"{self.path}: another process is training this run")
@@ -72,8 +66,7 @@ class RunFolder:
     def start(self, config_text: str, metrics_bytes: int = 0) -> None:
         """Make the folder of a new run and lock it, or go on in that of a locked one.
 
-        Raises `RunError` if the path contains anything else, or has less than `metrics_bytes` of
-        metrics.jsonl.
+        `metrics_bytes` of metrics.jsonl are needed.
         """
         if self._lock is None:
             # A run killed while it was created has left hidden files and empty folders only.
@@ -99,8 +92,6 @@ def checkpoint_to_resume(
 
     None for a new run, or one stopped before its first checkpoint. Keys that the schema marks as
     free may differ from those of the run; `auto` keeps its meaning. An existing run is locked.
-    Raises `RunError` if the run is not to be resumed, was started with another config, or is locked
-    by another process.
     """
     path, rows = None, config.train.rows
     if run.exists:
@@ -136,9 +127,7 @@ def resolve_rows(
 
 
 def check_resumable(checkpoint: Checkpoint, now: Checkpoint, where: Path) -> None:
-    """Raise `RunError` if `checkpoint` was trained on other data than `now` describes, or if it is
-    of an earlier format.
-    """
+    """Raise `RunError` if `checkpoint` is of another format or data than `now`."""
     if checkpoint.format != FORMAT:
         raise RunError(
             f"{checkpoint.source}: written by an earlier version of this project: it can be "
@@ -207,8 +196,6 @@ class RunLog:
 
     On resume, lines written after the checkpoint are cut off (`keep_bytes`), so that the file of a
     resumed run equals an uninterrupted one's except for `samples_per_s`.
-
-    Methods raise `DataError` if the disk does not take a line; the checkpoints are intact then.
     """
 
     def __init__(self, run: RunFolder, keep_bytes: int, step: int) -> None:

@@ -98,18 +98,16 @@ def sealed(content: Any, **options: Any) -> Callable[[Path], Any]:
     return lambda path: save_sealed(content, path, **options)
 
 
+FOREIGN = "not a checkpoint of train.py, or damaged"
 EVIL: dict[str, Any] = {"format": 2, "x": Evil()}
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "empty": (raw(b""), "not a checkpoint, or damaged"),
-    "text": (raw(b"hello\n"), "not a checkpoint, or damaged"),
-    "pickle": (raw(pickle.dumps(EVIL)), "not a checkpoint, or damaged"),
-    "code": (sealed(EVIL), "not loaded, because it contains more than"),
-    "code_in_the_old_layout": (
-        sealed(EVIL, _use_new_zipfile_serialization=False),
-        "not a checkpoint, or damaged",
-    ),
-    "tensor": (sealed(torch.zeros(3)), "a torch file, but not a checkpoint written by"),
-    "state": (sealed({"weight": torch.zeros(3)}), "a torch file, but not a checkpoint written by"),
+    "empty": (raw(b""), FOREIGN),
+    "text": (raw(b"hello\n"), FOREIGN),
+    "pickle": (raw(pickle.dumps(EVIL)), FOREIGN),
+    "code": (sealed(EVIL), FOREIGN),
+    "code_in_the_old_layout": (sealed(EVIL, _use_new_zipfile_serialization=False), FOREIGN),
+    "tensor": (sealed(torch.zeros(3)), FOREIGN),
+    "state": (sealed({"weight": torch.zeros(3)}), FOREIGN),
     "other_format": (sealed({"format": 99}), "checkpoint format 99; this version reads 2"),
     "fields_missing": (sealed({"format": 2}), "the checkpoint is not complete: "),
     "without_a_checksum": (
