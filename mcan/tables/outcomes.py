@@ -6,11 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ConfigDict, FiniteFloat, ValidationError
 
-from mcan.config.yaml_files import dotted
 from mcan.data.prepared import Prepared
 from mcan.data.store import open_store
 from mcan.engine.run_folder import code_digest
@@ -73,21 +71,15 @@ class DataCache:
 
 
 def read_outcome(run: PlannedRun) -> Outcome | None:
-    """The outcome of `run`; None if it is not finished, or its submission is not written yet.
-
-    Raises `RunError` if the file is damaged.
-    """
+    """The outcome of `run`; None if it is not finished, or its submission is not written yet."""
     path = run.outcome_path
     try:
         outcome = Outcome.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        reason = f"{dotted(first['loc'])}: {first['msg']}"
-        raise RunError(
-            f"{path}: not as reproduce.py wrote it ({reason}); remove the file to evaluate again"
-        ) from None
+        reason = "not as reproduce.py wrote it; remove the file to evaluate again"
+        raise RunError(f"{path}: {reason}") from error
     scored = outcome.metrics is not None
     return outcome if scored != run.submission else None
 
@@ -95,7 +87,7 @@ def read_outcome(run: PlannedRun) -> Outcome | None:
 def collect(runs: Sequence[PlannedRun], data: DataCache) -> dict[Path, Outcome]:
     """The outcomes of the finished runs, by `outcome_path`.
 
-    Raises `RunError` if one cannot be read, or was made with other data than is there now.
+    Raises `RunError` if one was made with other data than is there now.
     """
     outcomes: dict[Path, Outcome] = {}
     for run in distinct(runs):
@@ -117,26 +109,26 @@ def collect(runs: Sequence[PlannedRun], data: DataCache) -> dict[Path, Outcome]:
     return outcomes
 
 
-def training_starts(run: PlannedRun) -> list[dict[str, Any]]:
-    """The entries of the run's `environment.jsonl`: one per start or resume of its training."""
+def training_codes(run: PlannedRun) -> list[str]:
+    """Digests of the code at each start or resume of the run's training."""
     path = run.folder / "environment.jsonl"
     try:
-        return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line)["code"] for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{path}: not the JSON that train.py wrote ({error})") from error
+    except (ValueError, TypeError, LookupError) as error:
+        raise RunError(f"{path}: not the JSON that train.py wrote") from error
 
 
 def made_by_other_code(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The runs, finished or not, that other code than this has made or started."""
-
-    def code(run: PlannedRun) -> set[str]:
-        if (outcome := read_outcome(run)) is not None:
-            return set(outcome.code)
-        return {start.get("code", "") for start in training_starts(run)}
-
-    return [run for run in distinct(runs) if code(run) - {code_digest()}]
+    found = []
+    for run in distinct(runs):
+        outcome = read_outcome(run)
+        codes = outcome.code if outcome else training_codes(run)
+        if {*codes} - {code_digest()}:
+            found.append(run)
+    return found
 
 
 def refuse_problems(runs: Sequence[PlannedRun], data: DataCache) -> None:

@@ -98,9 +98,6 @@ def plan(
       with its own metric;
     - `options.overrides` are laid over those of each row, `options.seeds` replace the table's;
     - `rows`: names of the rows wanted, None for all.
-
-    Raises `ConfigError` for an unknown row, a config that does not resolve, a base although rows
-    have bases of their own, and an override of a key that the table sets.
     """
     known = [row.name for row in table.rows if row.runs]
     if unknown := [name for name in rows or () if name not in known]:

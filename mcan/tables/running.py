@@ -22,7 +22,7 @@ from mcan.tables.outcomes import (
     Outcome,
     RunMetrics,
     read_outcome,
-    training_starts,
+    training_codes,
 )
 from mcan.tables.planning import PlannedRun, distinct
 
@@ -59,7 +59,7 @@ def raise_if_stopped(received: Sequence[int]) -> None:
 def run_program(command: Sequence[str], received: Sequence[int]) -> int:
     """Run a program to its end, passing on the signals `received`; its exit status.
 
-    Raises `RunnerStopped` after its end if there was a signal, or `OSError`.
+    Raises `RunnerStopped` after its end if there was a signal.
     """
     raise_if_stopped(received)
     # A session of its own: otherwise Ctrl-C would reach the program twice, which training takes as
@@ -101,8 +101,7 @@ def claim(run: PlannedRun) -> Iterator[bool]:
 def run_all(runs: Sequence[PlannedRun], processes: int = 1) -> list[str]:
     """Do the runs that are not done, and wait for those that other processes do.
 
-    A run whose owner died is taken over. Returns one line for each run that failed. Raises
-    `RunnerStopped`.
+    A run whose owner died is taken over. Returns one line for each run that failed.
     """
     waiting, announced = distinct(runs), False
     failures: list[str] = []
@@ -135,10 +134,7 @@ def _attempt(run: PlannedRun, received: Sequence[int], processes: int, failures:
 
 
 def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
-    """Train `run`, or resume it, evaluate it and write its outcome.
-
-    Raises `RunError` if a program fails or training stops before its end.
-    """
+    """Train `run`, or resume it, evaluate it and write its outcome."""
 
     def call(script: str, *arguments: str) -> None:
         shown, launcher = ["python"], [sys.executable]
@@ -171,9 +167,9 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
                 "the table, a file for the evaluation server is written"
             )
         metrics = RunMetrics.model_validate_json(path.read_bytes())
-    data, starts, trained_on = DataCache(), training_starts(run), checkpoint.trained_on
+    data = DataCache()
     digests = dict.fromkeys(read() for read in data.inputs(run).values())
-    for each in trained_on:
+    for each in checkpoint.trained_on:
         if not digests.keys() >= {each["content"], *each["stores"].values()}:
             raise RunError(f"{run.folder}: the training data has changed since the run was trained")
     outcome = Outcome(
@@ -181,7 +177,7 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
         metrics=metrics,
         dataset=data.prepared(run.config.data.prepared).dataset,
         data=tuple(digests),
-        code=tuple(dict.fromkeys([*(start.get("code", "") for start in starts), code])),
+        code=tuple(dict.fromkeys([*training_codes(run), code])),
     )
     save_text(run.outcome_path, outcome.model_dump_json(indent=2) + "\n")
 
@@ -193,8 +189,6 @@ def submit(
 
     `parameters` are sbatch's (partition, gpus_per_node, ...) or submitit's (timeout_min, ...);
     `logs` receives what jobs print. A job does what `run_all` does, claims included.
-
-    Raises `RunError` if submitit is not installed or does not take the jobs.
     """
     try:
         submitit = import_module("submitit")
@@ -213,6 +207,6 @@ def submit(
 
 
 def job(run: PlannedRun, processes: int) -> None:
-    """What a job does; it fails with `RunError` if its run does."""
+    """What a job does."""
     for failure in run_all([run], processes):
         raise RunError(failure)

@@ -73,8 +73,7 @@ def summarise(
 ) -> TableSummary:
     """The rows that were planned and those that are only cited, in the table's order.
 
-    `outcomes` are those of finished runs, by `outcome_path`. Raises `RunError` for damaged server
-    scores.
+    `outcomes` are those of finished runs, by `outcome_path`.
     """
     scored = [outcome.metrics for outcome in outcomes.values() if outcome.metrics is not None]
     same_dataset = all(outcome.dataset == table.dataset for outcome in outcomes.values())
@@ -119,10 +118,7 @@ def numbers(metrics: RunMetrics) -> dict[str, float]:
 
 
 def read_scores(runs: Sequence[PlannedRun]) -> dict[str, float]:
-    """The scores of the first of a row's runs that has a finished submission and some scores.
-
-    Raises `RunError` for a damaged file.
-    """
+    """The scores of the first of a row's runs that has a finished submission and some scores."""
     for run in runs:
         if run.submission and (scores := _read(_path(run))) and read_outcome(run) is not None:
             return scores
@@ -132,9 +128,7 @@ def read_scores(runs: Sequence[PlannedRun]) -> dict[str, float]:
 def enter_scores(table: Table, runs: Sequence[PlannedRun], texts: Sequence[str]) -> None:
     """Add `ROW=70.63` (the first column) and `ROW:COLUMN=86.82` to the scores of the rows' runs.
 
-    Raises `ConfigError` for another form, a row without a submission or with several seeds, and a
-    score that is not a percentage; `RunError` for a run that is not finished or a damaged file.
-    Nothing is written then.
+    If one of the `texts` is refused, nothing is written.
     """
     submitted = [run for run in runs if run.submission]
     names = list(dict.fromkeys(run.row.name for run in submitted))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -52,36 +51,14 @@ def test_runs_of_other_code(run):
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "where"),
-    [
-        (["split"], 3, "split"),
-        (["metrics"], "good", "metrics"),
-        (["metrics", "overall"], "60", "metrics.overall"),
-        (["metrics", "overall"], float("nan"), "metrics.overall"),
-        (["data", 0], 1, "data[0]"),
-        (["more"], 1, "more"),
-    ],
+    "text", ["[]", "", "{", "[" * 100_000, '{"split": "val"}', '{"metrics": {"overall": "60"}}']
 )
-def test_damage_is_reported(run, keys, value, where):
-    content = json.loads(run.outcome_path.read_text())
-    *above, last = keys
-    damaged: Any = content
-    for key in above:
-        damaged = damaged[key]
-    damaged[last] = value
-    run.outcome_path.write_text(json.dumps(content))
+def test_damage_is_reported(run, text):
+    run.outcome_path.write_text(text)
     with pytest.raises(RunError) as caught:
         read_outcome(run)
-    text = str(caught.value)
-    assert text.startswith(f"{run.outcome_path}: not as reproduce.py wrote it ({where}: ")
-    assert text.endswith("; remove the file to evaluate again")
-
-
-@pytest.mark.parametrize("text", ["[]", "null", '"done"', "", "{", "[" * 100_000])
-def test_another_file(run, text):
-    run.outcome_path.write_text(text)
-    with pytest.raises(RunError, match="remove"):
-        read_outcome(run)
+    reason = "not as reproduce.py wrote it; remove the file to evaluate again"
+    assert str(caught.value) == f"{run.outcome_path}: {reason}"
 
 
 @pytest.fixture
