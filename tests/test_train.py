@@ -69,11 +69,6 @@ def test_a_run_as_a_user_starts_it(lab, tmp_path):
     assert rates == pytest.approx([0.0015, 0.003, 0.003, 0.003, 0.0006, 0.0006])
 
 
-def test_compiling_on_a_cpu_is_warned_of(lab):
-    result = lab.train("compiled", "train.compile=true", patch=at_call(Trainer, "__init__", 1, die))
-    assert result.err.startswith("warning: train.compile: compiling takes minutes on a CPU")
-
-
 def test_help(lab):
     for script in ("train", "eval"):
         result = lab.execute(script, ["--help"])
