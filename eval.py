@@ -65,8 +65,7 @@ def parse() -> argparse.Namespace:
         "--output",
         type=Path,
         help="folder for the two files, which must not be there yet; an ensemble needs it "
-        "(default: a folder in the run's predictions/, or in predictions/ beside a checkpoint that "
-        "lies elsewhere, rewritten each time)",
+        "(default: a folder in predictions/ of the run or beside the checkpoint, rewritten)",
     )
     parser.add_argument(
         "--top",
@@ -83,8 +82,7 @@ def parse() -> argparse.Namespace:
         "--questions",
         type=Path,
         metavar="FILE",
-        help="the question file of the submission: each of its questions once, and no other "
-        "(default: all questions of the split)",
+        help="the question file of the submission (default: all questions of the split)",
     )
     return parser.parse_intermixed_args()
 
@@ -176,7 +174,9 @@ def evaluate(
     )
     if predictions is None:  # the first process reports
         return
-    metrics = None
+    entries = prediction_entries(dataset, predictions, vocabulary.answers, args.top)
+    folder = args.output or default_folder(members[0], split)
+    save_text(folder / PREDICTIONS_FILE, json.dumps(entries) + "\n")
     if scorer.possible:
         metrics = scorer.metrics(predictions) | {
             "metric": metric,
@@ -186,17 +186,13 @@ def evaluate(
             "steps": [member.position["step"] for member in members],
             "trained_on_questions": seen,
         }
-    entries = prediction_entries(dataset, predictions, vocabulary.answers, args.top)
-    folder = args.output or default_folder(members[0], split)
-    save_text(folder / PREDICTIONS_FILE, json.dumps(entries) + "\n")
-    if metrics is None:
-        print(f"{split} has no human answers, so there is no accuracy")
-    else:
         save_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
         print(f"{', '.join(sources)} on {split}, metric {metric}\n")
         print(accuracy_table(metrics, dataset.answer_types, dataset.question_types))
         best = f"{metrics['upper_bound']:.2f} %"
         print(f"\nbest possible with {len(vocabulary.answers):,} answers: {best}")
+    else:
+        print(f"{split} has no human answers, so there is no accuracy")
     print(f"written: {folder}")
     if args.submission is not None:
         entries = submission(entries, asked, where)

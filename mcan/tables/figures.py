@@ -102,11 +102,9 @@ def draw_table(summary: TableSummary) -> Figure:
             spread = [cell.std or 0 for cell in cells]
             for label, (values, look) in drawn.items():
                 known = np.array(values, float)  # None becomes NaN, which is not drawn
-                bars = spread if label == name else None
-                if plot:
-                    handles[label] = panel.errorbar(places, known, yerr=bars, capsize=3, **look)
-                else:
-                    handles[label] = panel.errorbar(known, places, xerr=bars, capsize=3, **look)
+                x, y = (places, known) if plot else (known, places)
+                bars = {"yerr" if plot else "xerr": spread if label == name else None}
+                handles[label] = panel.errorbar(x, y, capsize=3, **bars, **look)
     for panel in panels:
         if plot is None:
             panel.set_yticks(range(len(names)), names)

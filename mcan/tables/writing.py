@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from mcan.evaluation.comparison import signed
 from mcan.files import save_text
 from mcan.tables.figures import write_figure
 from mcan.tables.spec import OVERALL
@@ -67,8 +68,7 @@ def _published(row: RowSummary, cell: Cell) -> str:
 def _difference(cell: Cell) -> str:
     if cell.difference is None:
         return ABSENT
-    # Adding zero turns -0.0 into 0.0.
-    return f"{round(cell.difference, 2) + 0.0:+.2f}".replace("-", "−")
+    return signed(cell.difference).replace("-", "−")
 
 
 def _accuracy(cell: Cell) -> str:
