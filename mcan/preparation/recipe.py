@@ -58,14 +58,12 @@ class DatasetRecipe:
         parser = argparse.ArgumentParser(
             description=f"Prepare {self.folder.name}: JSON -> prepared/.",
             parents=[output_parser(self.folder)],
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        parser.add_argument(
-            "--raw", type=Path, default=self.folder / "raw", help="folder of the official files"
-        )
+        add = parser.add_argument
+        add("--raw", type=Path, default=self.folder / "raw", help="folder of the official files")
         given = parser.add_mutually_exclusive_group()
-        given.add_argument(
-            "--splits", nargs="+", choices=[*self.splits], help="official ones (all)"
-        )
+        given.add_argument("--splits", nargs="+", choices=[*self.splits], help="None: all")
         given.add_argument(
             "--files",
             nargs="+",
@@ -73,38 +71,25 @@ class DatasetRecipe:
             metavar=("SPLIT", "FILE"),
             help="a split from your own files, questions before annotations; once per split",
         )
-        words = parser.add_argument_group("vocabulary")
-        splits: dict[str, Any] = {"nargs": "+", "default": [TRAIN], "metavar": "SPLIT"}
-        words.add_argument("--token-splits", **splits, help="splits with the words (train)")
-        words.add_argument("--answer-splits", **splits, help="... and the answers (train)")
-        words.add_argument(
-            "--min-answer-count",
-            type=positive,
-            default=self.min_answer_count,
-            metavar="N",
-            help="answers given N times (%(default)s)",
-        )
-        words.add_argument(
-            "--top-answers",
-            type=positive,
-            default=self.top_answers,
-            metavar="N",
-            help="keep the N most frequent (%(default)s)",
-        )
-        words.add_argument(
+        add("--token-splits", nargs="+", default=[TRAIN], help="splits with the words")
+        add("--answer-splits", nargs="+", default=[TRAIN], help="splits with the answers")
+        fewest, most = self.min_answer_count, self.top_answers
+        add("--min-answer-count", type=positive, default=fewest, help="answers given that often")
+        add("--top-answers", type=positive, default=most, help="the most frequent answers")
+        add(
             "--count-answers",
             choices=("chosen", "every"),
             default=self.count_answers,
-            help="count one answer per question or the answers of all people (%(default)s)",
+            help="count one answer per question or the answers of all people",
         )
-        parser.add_argument(
+        add(
             "--carve-validation",
             type=float,
             default=self.carve_validation,
             metavar="SHARE",
-            help="share of the training images to hold out if there is no split val (%(default)s)",
+            help="share of the training images to hold out if there is no split val",
         )
-        parser.add_argument("--seed", type=natural, default=0, help="draws them (%(default)s)")
+        add("--seed", type=natural, default=0, help="draws the images held out")
         return parser
 
     def read_splits(self, options: argparse.Namespace) -> tuple[dict[str, RawSplit], list[Path]]:
