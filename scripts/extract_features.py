@@ -14,7 +14,7 @@ from mcan.errors import DataError, command
 from mcan.preparation.extraction import extract_features
 from mcan.preparation.extractors import RANDOM, BoxSelection, GridExtractor, RegionExtractor
 from mcan.preparation.images import ID_RULES, Resize, list_images
-from mcan.preparation.store_writer import add_fill_arguments, merge_stores, read_fill_options
+from mcan.preparation.store_writer import add_fill_arguments, read_fill_options
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog="Images that cannot be read are listed in OUTPUT.broken.tsv, and nothing is "
         "published unless --skip-broken.",
     )
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="{grid,region,merge}")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="{grid,region}")
 
     def add_task(name: str, text: str) -> argparse.ArgumentParser:
         return tasks.add_parser(
@@ -62,17 +62,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         add("--device", default=gpu, help="cpu, cuda, cuda:1, ...")
         add("--batch-size", type=positive, default=8, help="images of equal shape")
         add("--shard", type=shard, metavar="I/N", help="every N-th image from the I-th, 1/N to N/N")
-    merge = add_task("merge", "several stores, such as shards, as one")
-    merge.add_argument("stores", metavar="STORE", type=Path, nargs="+", help="in this order")
-    merge.add_argument("--output", required=True, type=Path, help="store to write (.h5)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    if args.task == "merge":
-        print(f"{args.output}: {merge_stores(args.stores, args.output):,} images")
-        return 0
     images = list_images(args.folder, args.ids)
     total = len(images)
     if args.shard:
@@ -93,11 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         extractor = RegionExtractor(args.detector, args.weights, boxes, *sides)
     if args.weights == RANDOM:
         message("RANDOM WEIGHTS: these features mean nothing; use them to try things out only")
-    free = ["task", "folder", "device", "batch_size"]
     extract_features(
         extractor,
         images,
-        read_fill_options(args, "extract_features.py", [args.task, args.folder], free),
+        read_fill_options(args, "extract_features.py", arguments),
         device=device,
         precision=args.precision,
         batch_size=args.batch_size,

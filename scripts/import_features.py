@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{source.path}: {source.name}, {len(source.parts):,} parts")
         if source.note:
             print(f"note: {source.note}")
-    fill = read_fill_options(args, "import_features.py", args.sources, ["sources"])
+    fill = read_fill_options(args, "import_features.py", arguments)
     import_features(sources, fill, selected)
     return 0
 

@@ -33,10 +33,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader
 
 import mcan
-from mcan.console import progress
-from mcan.data.arrays import Id, array_to_ids, ids_to_array
+from mcan.console import natural, progress
+from mcan.data.arrays import Id, ids_to_array
 from mcan.data.records import check_id
-from mcan.data.store import FORMAT_VERSION, StoreGroup, content_digest, image_checksum, open_store
+from mcan.data.store import FORMAT_VERSION, content_digest, image_checksum, open_store
 from mcan.errors import DataError
 from mcan.files import lock_file, save_text, saving, sync
 
@@ -255,8 +255,6 @@ class StoreWriter:
             first = _write_around_rows(raw, self._first_byte, rows, tables, boxes, self.provenance)
             assert first == self._first_byte
             os.fsync(raw.fileno())
-        if self.path.exists():
-            raise DataError(f"{self.path}: exists by now; it was left alone")
         (self._folder / "rows").rename(self.path)
         sync(self.path.parent)
 
@@ -320,8 +318,6 @@ def _prepare(
         rows = np.ascontiguousarray(rows)[None]
     else:
         raise ValueError(f"pixels are {rows.dtype}, expected uint8")
-    if image.size is not None and min(image.size) < 1:
-        raise ValueError(f"size is {image.size}, expected a positive width and height")
     grid = image.grid_shape
     if grid is not None and (min(grid) < 1 or math.prod(grid) != len(rows)):
         raise ValueError(f"grid_shape {grid} does not make its {len(rows)} rows")
@@ -393,32 +389,27 @@ def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, required=True, help="store to write (.h5)")
     add("--float32", action="store_true", help="store float32 instead of float16")
     cores = min(8, os.cpu_count() or 1)
-    add("--workers", type=int, default=cores, help="processes that read images, 0 for none")
+    add("--workers", type=natural, default=cores, help="processes that read images, 0 for none")
     add("--resume", action="store_true", help="continue a run that was cut short")
     add("--skip-broken", action="store_true", help="leave broken and missing images out")
 
 
 def read_fill_options(
-    args: argparse.Namespace, script: str, positional: Sequence[object], free: Collection[str]
+    args: argparse.Namespace, script: str, arguments: Sequence[str] | None
 ) -> FillOptions:
-    """The options, and the command in which STORE stands for the output.
-
-    `free` options, and those that are None or False, are left out of the command.
-    """
-    words = ["python", f"scripts/{script}", *map(str, positional), "--output", "STORE"]
-    for name, value in vars(args).items():
-        if name in ("output", "workers", "resume", *free) or value is None or value is False:
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append("/".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    """The options, and the command that makes the store again, in which STORE is the output."""
+    free = argparse.ArgumentParser()  # options that leave the content of the store as it is
+    free.add_argument("--output")
+    free.add_argument("--workers")
+    free.add_argument("--resume", action="store_true")
+    kept = free.parse_known_args(arguments)[1]
     return FillOptions(
         args.output,
         "float32" if args.float32 else "float16",
-        max(0, args.workers),
+        args.workers,
         args.resume,
         args.skip_broken,
-        shlex.join(words),
+        shlex.join(["python", f"scripts/{script}", *kept, "--output", "STORE"]),
     )
 
 
@@ -520,35 +511,3 @@ def _add_parts(
             f"--workers ({' '.join(str(error).split())})"
         ) from error
     return broken
-
-
-def merge_stores(paths: Sequence[Path], output: Path) -> int:
-    """Write the images of all stores, in their order, as `output`; returns their number.
-
-    Raises `DataError` if stores differ in what they hold or how it was extracted, have an image in
-    common, or are damaged; nothing is written then.
-    """
-    group = StoreGroup([open_store(path) for path in paths])
-    extractor = group.stores[0].provenance.get("extractor")
-    for store in group.stores:
-        if store.kind != "regions":
-            raise DataError(f"{store.path}: holds {store.kind}; only region stores are merged")
-        if store.provenance.get("extractor") != extractor:
-            raise DataError(f"{store.path} and {paths[0]} were extracted with different options")
-        store.verify()
-    words = ["python", "scripts/extract_features.py", "merge", *map(str, paths)]
-    provenance = {
-        "command": shlex.join([*words, "--output", "STORE"]),
-        "extractor": extractor,
-        "merged": [{"file": str(store.path), **store.provenance} for store in group.stores],
-    }
-    dtype: Any = group.stores[0].rows.dtype
-    with StoreWriter(output, dtype.name, provenance=provenance) as writer:
-        for store in group.stores:
-            images = enumerate(progress(array_to_ids(store.image_ids), desc=store.path.name))
-            for index, image_id in images:
-                try:
-                    writer.add(ImageRows(image_id, *store.image(index)))
-                except ImageError as error:
-                    raise DataError(f"{store.path}: image {image_id!r}: {error.reason}") from None
-        return len(writer.image_ids)

@@ -436,7 +436,7 @@ def test_skip_broken_and_selected(
     store = open_store(output)
     assert store.image_ids.tolist() == [3, 10]
     assert store.rows.dtype == np.float32
-    command = f"{folder} --output STORE --float32 --skip-broken --images {ids}"
+    command = f"{folder} --skip-broken --images {ids} --float32 --output STORE"
     assert store.provenance["command"] == f"python scripts/import_features.py {command}"
     listing = (tmp_path / "out.h5.broken.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in listing] == ["1", "11"]
