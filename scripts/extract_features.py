@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,18 +25,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "published unless --skip-broken.",
     )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="{grid,region}")
-
-    def add_task(name: str, text: str) -> argparse.ArgumentParser:
-        return tasks.add_parser(
-            name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-
-    grid = add_task("grid", "the cells of the last map of a classification backbone")
+    style: Any = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    text = "the cells of the last map of a classification backbone"
+    grid = tasks.add_parser("grid", help=text, **style)
     add = grid.add_argument
     add("--backbone", default="resnet50", help="model of torchvision")
     add("--short-side", type=positive, default=600, help="in pixels")
     add("--long-side", type=positive, default=1000, help="in pixels; overrides the short side")
-    region = add_task("region", "boxes of a Faster R-CNN with box-head features")
+    text = "boxes of a Faster R-CNN with box-head features"
+    region = tasks.add_parser("region", help=text, **style)
     add = region.add_argument
     boxes = BoxSelection()
     add("--detector", default="fasterrcnn_resnet50_fpn", help="model of torchvision")
@@ -61,18 +59,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         gpu = "cuda" if torch.cuda.is_available() else "cpu"
         add("--device", default=gpu, help="cpu, cuda, cuda:1, ...")
         add("--batch-size", type=positive, default=8, help="images of equal shape")
-        add("--shard", type=shard, metavar="I/N", help="every N-th image from the I-th, 1/N to N/N")
+        add("--shard", type=shard, default="1/1", metavar="I/N", help="I-th of N parts, from 1")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    images = list_images(args.folder, args.ids)
-    total = len(images)
-    if args.shard:
-        number, count = args.shard
-        images = dict(list(images.items())[number - 1 :: count])
-    print(f"{args.folder}: {len(images):,} of {total:,} images")
+    found = list_images(args.folder, args.ids)
+    part, parts = args.shard
+    images = dict(list(found.items())[part - 1 :: parts])
+    print(f"{args.folder}: {len(images):,} of {len(found):,} images")
     device = usable_device(args.device)
     extractor: GridExtractor | RegionExtractor
     resize = None
@@ -80,8 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resize = Resize(args.short_side, args.long_side)
         extractor = GridExtractor(args.backbone, args.weights)
     else:  # Detectors resize by themselves.
-        if args.min_boxes > args.max_boxes:
-            raise DataError(f"--min-boxes {args.min_boxes} is above --max-boxes {args.max_boxes}")
         boxes = BoxSelection(args.threshold, args.overlap, args.min_boxes, args.max_boxes)
         sides = args.short_side, args.long_side
         extractor = RegionExtractor(args.detector, args.weights, boxes, *sides)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections import OrderedDict
 from collections.abc import Collection
 from contextlib import redirect_stderr
 from difflib import get_close_matches
@@ -149,8 +148,6 @@ class RegionExtractor(nn.Module):
         roi = self.model.roi_heads
         batch, _ = self.model.transform(list(images / 255))
         maps = self.model.backbone(batch.tensors)
-        if isinstance(maps, Tensor):
-            maps = OrderedDict([("0", maps)])
         proposals, _ = self.model.rpn(batch, maps)
         pooled = roi.box_head(roi.box_roi_pool(maps, proposals, batch.image_sizes))
         logits, deltas = roi.box_predictor(pooled)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from mcan.data.arrays import Id
-from mcan.data.records import read_items
+from mcan.data.records import read_records
 from mcan.errors import DataError
 from mcan.preparation.images import IdRule, image_id, name_stem
 from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, ImageRows, fill_store
@@ -467,12 +467,11 @@ def read_sizes(path: Path) -> Sizes:
     """Width and height by image id, from a COCO file (also .gz, or a path through a .zip): its
     list `images` with id, width, height."""
     sizes = {}
-    for number, image in enumerate(read_items(path, "images")):
-        entry = image if isinstance(image, dict) else {}
-        size = entry.get("width"), entry.get("height")
-        if "id" not in entry or not all(type(side) is int and side > 0 for side in size):
-            raise DataError(f"{path}: entry {number} of 'images' has no id, width and height")
-        sizes[str(entry["id"])] = (int(entry["width"]), int(entry["height"]))
+    for image in read_records(path, "images"):
+        size = image.get("width"), image.get("height")
+        if not all(type(side) is int and side > 0 for side in size):
+            raise image.error(f"width and height are {size}, expected positive integers")
+        sizes[str(image.id("id"))] = size
     return sizes
 
 
