@@ -91,14 +91,6 @@ def test_digests(tmp_path: Path, text_ids: bool) -> None:
     assert asked["a"] == asked["d"] != asked["b"]
 
 
-def test_a_pickled_split_is_small_and_maps_its_file_again(tmp_path: Path) -> None:
-    write_folder(tmp_path / "p", {"train": make_examples(500, [0, 1])})
-    split = Prepared.open(tmp_path / "p").split("train")
-    content = pickle.dumps(split)
-    assert len(content) < 1000
-    assert list(pickle.loads(content).questions) == list(split.questions)
-
-
 def test_reencoded_questions_survive_pickling(folder: Path) -> None:
     split = Prepared.open(folder).split("train")
     other = Vocabulary(("PAD", "UNK", "raining", "zebras"), ("yes",))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_toys import make_images, write_pixels, write_store
 
-from mcan.data.arrays import array_to_ids, ids_to_array
+from mcan.data.arrays import array_to_ids
 from mcan.data.store import ImageStore, StoreGroup, open_store
 from mcan.errors import DataError
 from mcan.rows import filler_rows
@@ -43,19 +43,6 @@ def test_round_trip(tmp_path: Path, ids: list[Any], dtype: str, optional: bool) 
             np.testing.assert_array_equal(boxes, image.boxes)
             assert (tuple(size), tuple(grid_shape)) == (image.size, image.grid_shape)
     store.verify()
-
-
-def test_locate(tmp_path: Path) -> None:
-    numbers = open_store(write_store(tmp_path / "a.h5", make_images([30, -10, 20])))
-    texts = open_store(write_store(tmp_path / "b.h5", make_images(["x", "longer"])))
-    for store, ids, expected in (
-        (numbers, [20, 21, 30, -11, -10], [2, -1, 0, -1, 1]),
-        (numbers, [], []),
-        (numbers, ["20"], [-1]),
-        (texts, ["longer", "z", "x"], [1, -1, 0]),
-        (texts, [1], [-1]),
-    ):
-        assert StoreGroup([store]).locate(ids_to_array(ids)).tolist() == expected
 
 
 def test_disk_residency_maps_the_file_at_a_page_boundary(tmp_path: Path) -> None:

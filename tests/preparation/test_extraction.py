@@ -432,7 +432,6 @@ def test_user_errors_are_one_line(tmp_path: Path, folder: Path) -> None:
     output.write_text("precious")
     for task, more, message in (
         ("grid", ["--device", "nonsense"], "--device nonsense: cannot be used here"),
-        ("region", ["--min-boxes", "9", "--max-boxes", "5"], "--min-boxes 9 is above --max-boxes"),
         ("grid", [], "already exists"),
         ("grid", ["--output", str(tmp_path / "no.h5"), "--shard", "8/8"], "no image was added"),
     ):
