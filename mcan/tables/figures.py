@@ -103,7 +103,9 @@ def draw_table(summary: TableSummary) -> Figure:
             for label, (values, look) in drawn.items():
                 known = np.array(values, float)  # None becomes NaN, which is not drawn
                 x, y = (places, known) if plot else (known, places)
-                bars = {"yerr" if plot else "xerr": spread if label == name else None}
+                bars: dict[str, Any] = {
+                    "yerr" if plot else "xerr": spread if label == name else None
+                }
                 handles[label] = panel.errorbar(x, y, capsize=3, **bars, **look)
     for panel in panels:
         if plot is None:
