@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,16 +137,14 @@ def find_predictions(target: Path, split: str) -> Path:
     """`target` itself, or its evaluation of `split` at the latest step."""
     if (target / PREDICTIONS_FILE).is_file():
         return target
-    pattern = re.compile(rf"{re.escape(split)}_step_(\d+)")
-    steps = {
-        int(match[1]): file.parent
-        for file in (target / "predictions").glob(f"*/{PREDICTIONS_FILE}")
-        if (match := pattern.fullmatch(file.parent.name))
-    }
-    if not steps:
+    found = (target / "predictions").glob(f"{split}_step_*/{PREDICTIONS_FILE}")
+    folder = max(
+        (file.parent for file in found), key=lambda path: (len(path.name), path), default=None
+    )
+    if folder is None:
         advice = f"make one with eval.py {target} --split {split}"
         raise RunError(f"{target}: no evaluation of {split} in predictions/; {advice}")
-    return steps[max(steps)]
+    return folder
 
 
 if __name__ == "__main__":

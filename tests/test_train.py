@@ -10,7 +10,6 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -134,7 +133,7 @@ def other_features(_: Path, lab: Lab) -> None:
         make_synthetic(lab.folder / "other", images=10, feature_dim=6, seed=1)
 
 
-OTHER_DATA = r"/small: the run was trained on other questions or image stores, or on these in anoth"
+OTHER_DATA = r"/small: the run was trained on another vocabulary, other questions or image stores, "
 RESUMED: dict[str, tuple[Callable[[Path, Lab], object], list[str], str]] = {
     # What is asked does not fit the run.
     "other_key": (nothing, ["optimizer.lr=0.1"], r"started with optimizer.lr = 0.003, not 0.1; "),
@@ -286,17 +285,10 @@ def test_config_refused(lab, others, overrides, sentence):
     assert not lab.run("new").exists()
 
 
-REPLACED: dict[str, tuple[dict[str, Any], str]] = {
-    "questions": ({"questions": 48}, OTHER_DATA),
-    "vocabulary": ({"vocabulary": 13}, r"the vocabulary of the prepared data has changed"),
-    "answers": ({"answers": 6}, r"the vocabulary of the prepared data has changed"),
-    "features": ({"feature_dim": 7}, OTHER_DATA),
-}
-
-
-@pytest.mark.parametrize("case", REPLACED)
-def test_data_replaced_between_start_and_resume(lab, tmp_path, case):
-    options, sentence = REPLACED[case]
+@pytest.mark.parametrize(
+    "options", [{"questions": 48}, {"vocabulary": 13}, {"answers": 6}, {"feature_dim": 7}], ids=str
+)
+def test_data_replaced_between_start_and_resume(lab, tmp_path, options):
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
     mine, new = make_lab(tmp_path / "old"), make_lab(tmp_path / "new", **options)
@@ -304,4 +296,4 @@ def test_data_replaced_between_start_and_resume(lab, tmp_path, case):
     for name in ("prepared", "images.h5"):
         (mine.folder / name).rename(mine.folder / f"old_{name}")
         (new.folder / name).rename(mine.folder / name)
-    refused(mine, mine.folder / "runs", [mine.config, "--resume"], sentence)
+    refused(mine, mine.folder / "runs", [mine.config, "--resume"], OTHER_DATA)

@@ -103,8 +103,7 @@ class Checkpoint:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint without executing anything in it.
 
-    Raises `RunError` if the file is damaged or not a checkpoint of this version. Those of format 1
-    (before checksums) can be evaluated.
+    Those of format 1 (before checksums) can be evaluated.
     """
     if not path.is_file():
         raise RunError(f"{path}: no such checkpoint")

@@ -133,17 +133,16 @@ def check_resumable(checkpoint: Checkpoint, now: Checkpoint, where: Path) -> Non
             f"{checkpoint.source}: written by an earlier version of this project: it can be "
             "evaluated, but training cannot be resumed from it"
         )
-    if now.vocabulary_digest != checkpoint.vocabulary_digest:
-        raise RunError(f"{where}: the vocabulary of the prepared data has changed since the run")
     # The stores without their paths: they may have moved.
     data, earlier = (
         [{**split, "stores": [*split["stores"].values()]} for split in described.trained_on]
         for described in (now, checkpoint)
     )
-    if data != earlier or now.sizes != checkpoint.sizes:
+    same_vocabulary = now.vocabulary_digest == checkpoint.vocabulary_digest
+    if data != earlier or not same_vocabulary or now.sizes != checkpoint.sizes:
         raise RunError(
-            f"{where}: the run was trained on other questions or image stores, or on these in "
-            "another order; restore them, or start another run with name=..."
+            f"{where}: the run was trained on another vocabulary, other questions or image stores, "
+            "or on these in another order; restore them, or start another run with name=..."
         )
 
 

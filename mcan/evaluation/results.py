@@ -76,8 +76,7 @@ def prediction_entries(
 def read_results(path: Path, question_ids: Sequence[Id], where: str) -> list[str]:
     """The answer to each of `question_ids`, in their order; `where` says whose ids they are.
 
-    Raises `DataError` with the ids if questions are missing, unknown or answered twice, or if an
-    answer is not text.
+    Raises `DataError` with the ids if questions are missing, unknown or answered twice.
     """
     answers: dict[Id, str] = {}
     twice: list[Id] = []

@@ -114,9 +114,6 @@ def footnotes(summary: TableSummary) -> Iterator[str]:
     bases = {str(run.base) for row in rows for run in row.runs}
     if len(bases) == 1:
         yield f"Config of all rows: {bases.pop()}, with the overrides listed in table.json."
-    unscored = [row for row in rows if all(cell.mean is None for cell in row.cells.values())]
-    if waiting := [row.row.name for row in unscored if row.outcomes]:
-        yield f"Submitted, without scores of the evaluation server yet: {'; '.join(waiting)}."
     codes = {code for row in rows for each in row.outcomes.values() for code in each.code}
     if len(codes) > 1:
         yield f"The runs were made by {len(codes)} versions of the code (`code` in table.json)."

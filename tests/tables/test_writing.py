@@ -114,7 +114,6 @@ def test_markdown_marks_the_servers_scores(tmp_path):
     text = markdown(made.summary)
     assert [line[:2] for line in cells(text)[1:]] == [["A", "70.50‡"], ["B", "–"]]
     assert "- ‡ the evaluation server's score for one submission, metric unknown." in text
-    assert "- Submitted, without scores of the evaluation server yet: B." in text
 
 
 def test_several_evaluations_name_their_rows(tmp_path):
