@@ -21,7 +21,7 @@ from mcan.evaluation.comparison import (
     list_changed,
     outcomes,
 )
-from mcan.evaluation.metrics import METRICS, accuracies, explain_metrics
+from mcan.evaluation.metrics import METRICS, accuracies
 from mcan.evaluation.results import PREDICTIONS_FILE, read_results
 from mcan.files import refuse_existing, save_text
 
@@ -43,8 +43,7 @@ def parse() -> argparse.Namespace:
     moved = "change a key of the runs' configs: data.prepared=... says where the data is now"
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=moved)
     parser.add_argument("--split", help="split to compare (default: data.evaluate of A)")
-    meanings = f"{explain_metrics()} (default: as eval.py for A)"
-    parser.add_argument("--metric", choices=METRICS, help=meanings)
+    parser.add_argument("--metric", choices=METRICS, help="default: as eval.py for A")
     parser.add_argument(
         "--by",
         choices=("question", "image"),

@@ -55,8 +55,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="enter an evaluation server's scores, in %%, and write the table; runs nothing",
     )
     args = parser.parse_args(arguments)
-    if args.fill and args.dry_run:
-        parser.error("--fill enters scores and runs nothing; use it alone")
     if args.slurm and args.launcher != "slurm":
         parser.error("--slurm needs --launcher slurm")
     return args
@@ -96,12 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message(f"{stop}; continue: python scripts/reproduce.py {again}")
             return stop.exit_status
     with locked(output / ".lock", wait=True):  # or what was collected earlier could be written last
-        outcomes = collect(runs, data)
-        if outcomes or not runs:
-            write_results(output, summarise(table, runs, outcomes, options))
-            print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
-        else:
-            print(f"nothing written to {output}: no run of the table is finished")
+        write_results(output, summarise(table, runs, collect(runs, data), options))
+        print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
     for failure in failures:
         message(f"failed: {failure}")
     return 1 if failures else 0

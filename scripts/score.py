@@ -13,7 +13,7 @@ import numpy as np
 from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Categories, Prepared
 from mcan.errors import DataError, command
-from mcan.evaluation.metrics import METRICS, accuracies, explain_metrics, summarise_scores
+from mcan.evaluation.metrics import METRICS, accuracies, summarise_scores
 from mcan.evaluation.results import accuracy_table, name_ids, read_results
 from mcan.files import refuse_existing, save_text
 from mcan.preparation.questions import by_question_id, read_annotations, read_questions
@@ -31,8 +31,7 @@ def parse() -> argparse.Namespace:
     chosen.add_argument("--questions", type=Path, help="score only these; all must be annotated")
     meaning = "score only the questions of a split of a prepared dataset"
     chosen.add_argument("--split", nargs=2, metavar=("PREPARED", "SPLIT"), help=meaning)
-    meanings = f"{explain_metrics()} (default: vqa)"
-    parser.add_argument("--metric", choices=METRICS, default="vqa", help=meanings)
+    parser.add_argument("--metric", choices=METRICS, default="vqa", help="default: vqa")
     parser.add_argument("--output", type=Path, help="write the metrics as JSON")
     return parser.parse_args()
 

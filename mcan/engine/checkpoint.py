@@ -154,16 +154,13 @@ def last_checkpoint(folder: Path) -> Path | None:
     return next(iter([*reversed(list_checkpoints(folder)), *folder.glob(BEST)]), None)
 
 
-def find_checkpoint(target: Path, which: str) -> Path:
-    """`target` itself if it is a file, or the run folder's `last` or `best` checkpoint."""
+def find_checkpoint(target: Path) -> Path:
+    """`target` itself if it is a file, or the run folder's last checkpoint."""
     if target.is_file():
         return target
-    if not target.is_dir():
-        raise RunError(f"{target}: no such run folder or checkpoint")
-    folder = target / "checkpoints"
-    path = folder / BEST if which == "best" else last_checkpoint(folder)
-    if path is None or not path.is_file():
-        raise RunError(f"{target}: no {which} checkpoint in checkpoints/; see --checkpoint")
+    path = last_checkpoint(target / "checkpoints")
+    if path is None:
+        raise RunError(f"{target}: neither a checkpoint nor a run folder with checkpoints")
     return path
 
 

@@ -79,11 +79,6 @@ METRICS = {
 }
 
 
-def explain_metrics() -> str:
-    """The metrics and their meanings on one line, for `--help`."""
-    return "; ".join(f"{name}: {metric.meaning}" for name, metric in METRICS.items())
-
-
 def accuracies(
     metric: str, predictions: Sequence[str], answers: Sequence[Sequence[str]]
 ) -> Accuracies:

@@ -150,7 +150,7 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
 
     code = code_digest()
     call(*run.training, "--resume")
-    checkpoint = load_checkpoint(find_checkpoint(run.folder, "last"))
+    checkpoint = load_checkpoint(find_checkpoint(run.folder))
     done, epochs = checkpoint.position["epoch"], run.config.train.epochs
     if done < epochs:
         raise RunError(f"{run.folder}: training was stopped after {done} of {epochs} epochs")

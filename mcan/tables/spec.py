@@ -93,12 +93,8 @@ def load_table(path: str | os.PathLike[str]) -> Table:
     """
     path = Path(path)
     place = Place(os.path.normpath(path))
-    stated = read_file(path, TableFile)
-    if "rows" not in stated:
-        reason = "has no rows, so it is not a table (docs/tables.md)"
-        raise config_error(place, f"{reason}; a config of train.py is given with --base")
-    stated = dict(_with_base(stated, place))
-    if isinstance(stated["rows"], list):
+    stated = dict(_with_base(read_file(path, TableFile), place))
+    if isinstance(stated.get("rows"), list):
         stated["rows"] = _complete_rows(stated, place)
     table = validate(stated, place, TableFile)
     _check(table, stated, place)

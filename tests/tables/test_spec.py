@@ -94,7 +94,8 @@ IN_TABLE = [
     ("split: val", "split: val\nplot: {y: a}", "t.yaml:7: plot.y is not a key of plot; its keys are x"),
     ("split: val", "split: val\nmetric: vqa_pre2012", 't.yaml:7: metric is "vqa_pre2012"; it must be'),
     ("title: T", "title: [", "t.yaml:"),
-    (VALID + ROW, BASE, "t.yaml: has no rows, so it is not a table (docs/tables.md)"),
+    ("rows:\n" + ROW, "", "t.yaml: rows is missing; it must be a list of at least 1 item, each a mapping"),
+    (VALID + ROW, BASE, "t.yaml:1: name is not a key of the table; did you mean"),
 ]  # fmt: skip
 
 
