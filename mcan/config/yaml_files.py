@@ -179,9 +179,6 @@ def merge(below: Any, above: Any, section: type[Section] | None = None, keys: Ke
             if len(inner) > 1 and isinstance(value, dict):
                 kind = lower.get("name", field.default.name)
                 lower = lower if value.get("name", kind) == kind else {}
-        if key.place == COMMAND_LINE and isinstance(lower, dict) and isinstance(value, dict):
-            # A key that the section still lacks must be added to the file.
-            key = next(each for each in below if each == key)
         merged[key] = merge(lower, value, inner[0] if len(inner) == 1 else None, path)
     return merged
 

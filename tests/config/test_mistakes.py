@@ -119,11 +119,6 @@ def test_mistakes_on_the_command_line(write, overrides, begins):
     assert _message("x.yaml", overrides).startswith(f"command line: {begins}")
 
 
-def test_what_is_missing_is_to_be_added_to_the_file(write):
-    write({"x.yaml": "name: a\ndata:\n  images: [i]"})
-    assert _message("x.yaml", ["data.train=[a]"]).startswith("x.yaml:2: data.prepared is missing")
-
-
 def test_files_that_cannot_be_read(write, tmp_path):
     assert _message("no.yaml") == "no.yaml: the file cannot be read (No such file or directory)"
     (tmp_path / "x.yaml").write_bytes(VALID.encode() + b"runs: \xff\n")
