@@ -51,11 +51,8 @@ class Plateau(Section):
         batch_size). A plateau may therefore reach up to k-1 updates into the next epoch. Steps down
         happen at the start of an epoch.
         """
-        plateau = 1
-        while plateau <= self.warmup_epochs:
-            if step < int(run.questions / run.batch_size * plateau):
-                break
-            plateau += 1
+        ends = (int(run.questions / run.batch_size * k) for k in range(1, self.warmup_epochs + 1))
+        plateau = 1 + sum(step >= end for end in ends)
         decays = sum(step >= epoch * run.epoch_steps for epoch in self.decay_after)
         return plateau / (self.warmup_epochs + 1) * self.decay**decays
 

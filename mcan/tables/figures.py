@@ -29,7 +29,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LEAST_SPAN = 2.0
 """Points that a panel spans at least: a difference of 0.1 stays small."""
 _STYLE: Any = {
-    "figure.dpi": 100,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

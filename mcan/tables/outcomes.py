@@ -45,10 +45,7 @@ class Outcome(Section):
 
 
 class DataCache:
-    """Prepared datasets and digests of data, each read once.
-
-    All functions raise `DataError` or `OSError` if the data is missing or damaged.
-    """
+    """Prepared datasets and digests of data, each read once."""
 
     def __init__(self) -> None:
         self.prepared = cache(Prepared.open)
