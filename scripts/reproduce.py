@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mcan.config.yaml_files import parse_overrides
-from mcan.console import message, positive, shard
+from mcan.console import message, positive
 from mcan.errors import command
 from mcan.tables.outcomes import (
     DataCache,
@@ -43,7 +43,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, help="default: the table's")
     add("--rows", nargs="+", metavar="NAME", help="run only these")
     add("--dry-run", action="store_true", help="only print the runs, their state and their cost")
-    add("--shard", type=shard, metavar="I/N", help="every N-th run from the I-th, 1/N to N/N")
     add("--nproc", type=positive, default=1, help="processes of each run, under torchrun")
     add("--launcher", choices=("local", "slurm"), default="local")
     add_several("--slurm", metavar="KEY=VALUE", help="parameters of the jobs: partition=gpu ...")
@@ -72,9 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if other := made_by_other_code(chosen):
         folders = "; ".join(f"{run.folder} ({run.title})" for run in other)
         announced.append(f"made by other code (move a folder away to run it again): {folders}")
-    if args.shard:
-        part, parts = args.shard
-        chosen = distinct(chosen)[part - 1 :: parts]
     data, failures = DataCache(), list[str]()
     if args.dry_run:
         print(f"{table.title}: {args.table} {options.description}")

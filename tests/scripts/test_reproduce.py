@@ -50,7 +50,7 @@ def test_another_call_leaves_the_table_as_it_is(lab):
     """It has a folder of its own, which it names before it runs, and says what it changed."""
     before = lab.results()
     changes = ("--set", "model.hidden_size=4", "--seeds", "0")
-    dry = lab.reproduce(*changes, "--dry-run", "--shard", "1/2").out.splitlines()
+    dry = lab.reproduce(*changes, "--dry-run").out.splitlines()
     assert dry[0] == "Tiny: table.yaml --set model.hidden_size=4 --seeds 0"
     assert "runs: 1 done, 0 partly, 0 new" in dry
     result = lab.reproduce(*changes)
@@ -100,7 +100,7 @@ def test_two_runners_on_one_folder(lab):
     assert first == second
 
 
-def test_shards_that_end_together(lab):
+def test_runners_that_end_together(lab):
     """One that collected before the other's last run was done does not write after it."""
     outcomes, table = lab.folder / "together", lab.folder / "together/tables/table/table.md"
 
@@ -109,19 +109,19 @@ def test_shards_that_end_together(lab):
 
     def dawdle() -> None:
         """Between collecting and writing, until the other has written, or waits to collect."""
-        until(lambda: done() == 2)
+        until(lambda: done() == 4)
         deadline = time.monotonic() + 1
         while time.monotonic() < deadline and not table.exists():
             time.sleep(0.01)
 
-    args = ("--runs", "together", "--rows", "narrow")
+    args = ("--runs", "together", "--rows")
     slow = at_call(mcan.tables.writing, "markdown", 1, dawdle)
-    first = lab.start(*args, "--shard", "1/2", patch=slow)
-    until(lambda: done() == 1)
-    # The first has only to collect now, the second has a whole run to do.
-    second = lab.start(*args, "--shard", "2/2", number=1)
+    first = lab.start(*args, "wide", patch=slow)
+    until(lambda: done() == 2)
+    # The first has only to collect now, the second has two runs to do.
+    second = lab.start(*args, "narrow", number=1)
     assert [first().status, second().status] == [0, 0]
-    assert "2 of 2" in table.read_text()
+    assert table.read_text().count("2 of 2") == 2
 
 
 @pytest.mark.slow
