@@ -69,7 +69,7 @@ class Lab:
     """A folder with data and a config; runs go to `runs/`. Commands are run inside `folder`."""
 
     folder: Path
-    data: SyntheticPaths
+    data: SyntheticPaths | None = None
     config = "config.yaml"
 
     def run(self, name: str) -> Path:

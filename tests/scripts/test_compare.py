@@ -17,7 +17,6 @@ from test_train import refused
 
 from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
-from mcan.preparation.synthetic import SyntheticPaths
 from mcan.text.vocabulary import Vocabulary, build_tokens
 
 STEP = "val_step_00000018"
@@ -63,7 +62,7 @@ def lab(tmp_path: Path) -> Lab:
     prepare(tmp_path / "prepared", {"val": EXAMPLES, "test": silent})
     make_run(tmp_path / "runs" / "a", ANSWERS_A)
     make_run(tmp_path / "runs" / "b", ANSWERS_B)
-    return Lab(tmp_path, SyntheticPaths(tmp_path / "prepared", tmp_path / "no.h5", None))
+    return Lab(tmp_path)
 
 
 def compare(lab: Lab, *args: str) -> Result:
@@ -227,7 +226,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     make_run(runs / "c_reworded", ANSWERS_B, prepared="reworded")
     predict(folder / "lone", ANSWERS_B)
     (folder / "there.json").write_text("mine")
-    return Lab(folder, SyntheticPaths(folder / "prepared", folder / "no.h5", None))
+    return Lab(folder)
 
 
 @pytest.mark.parametrize(

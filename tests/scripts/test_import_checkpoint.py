@@ -1,34 +1,24 @@
 """scripts/import_checkpoint.py on the recorded state of the authors' code."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from runs import ROOT, Lab
 
 from mcan.engine.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "tests" / "fixtures" / "mcan_forward.npz"
 WORDS = [f"word{number}" for number in range(48)]
 ANSWERS = [f"answer {number}" for number in range(40)]
 
 
-@pytest.fixture
-def run(folder, monkeypatch, capsys):
-    """Run the script in `folder`: its exit status and standard error."""
-
-    def run(*args):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["import_checkpoint.py", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(ROOT / "scripts/import_checkpoint.py"), run_name="__main__")
-        return end.value.code, capsys.readouterr().err
-
-    return run
+def run(folder, *args):
+    """Exit status and standard error of the script in `folder`."""
+    result = Lab(folder).execute("scripts/import_checkpoint", [str(each) for each in args])
+    return result.status, result.err
 
 
 class _Harm:
@@ -60,8 +50,9 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["state.pkl", RECORDED])
-def test_imports_and_agrees_with_recorded_logits(folder, run, state):
+def test_imports_and_agrees_with_recorded_logits(folder, state):
     status, error = run(
+        folder,
         *(state, "--output", "new/out.pt", "--heads", 4, "--check", RECORDED),
         *("--questions", "questions.json", "--answers", "answers.json"),
     )
@@ -73,8 +64,10 @@ def test_imports_and_agrees_with_recorded_logits(folder, run, state):
     assert checkpoint.config["model"]["fusion_size"] == 96
 
 
-def test_a_difference_above_the_bound_writes_nothing(folder, run):
-    status, _ = run("state.pkl", "--output", "out.pt", "--heads", 4, "--check", "differs.npz")
+def test_a_difference_above_the_bound_writes_nothing(folder):
+    status, _ = run(
+        folder, "state.pkl", "--output", "out.pt", "--heads", 4, "--check", "differs.npz"
+    )
     assert status == 1
     assert not (folder / "out.pt").exists()
 
@@ -94,9 +87,9 @@ def test_a_difference_above_the_bound_writes_nothing(folder, run):
         (["state.pkl", "--check", "row.npz"], "row.npz: expected an .npz"),
     ],
 )
-def test_wrong_input_is_one_line(folder, run, args, message):
+def test_wrong_input_is_one_line(folder, args, message):
     heads = [] if "--heads" in args else ["--heads", "4"]
-    status, error = run(*args, "--output", "out.pt", *heads)
+    status, error = run(folder, *args, "--output", "out.pt", *heads)
     assert status == 2
     assert message in error
     assert error.startswith("error: ")

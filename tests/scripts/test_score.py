@@ -2,17 +2,13 @@
 
 import gzip
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from runs import Lab
 
 from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
 from mcan.text.vocabulary import Vocabulary, build_tokens
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -40,11 +36,10 @@ def files(tmp_path):
 
 def score(folder, *args):
     """What scripts/score.py printed, and the metrics that it wrote."""
-    command = [sys.executable, str(ROOT / "scripts/score.py"), "results.json"]
-    command += ["--annotations", "annotations.json.gz", "--output", "metrics.json", *args]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads((folder / "metrics.json").read_text())
+    files = ["results.json", "--annotations", "annotations.json.gz", "--output", "metrics.json"]
+    done = Lab(folder).execute("scripts/score", [*files, *args])
+    assert done.status == 0, done.err
+    return done.out, json.loads((folder / "metrics.json").read_text())
 
 
 def test_scores_by_hand(files):
