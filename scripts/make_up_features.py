@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mcan.console import positive, progress
+from mcan.console import positive
 from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Prepared
 from mcan.errors import command
-from mcan.preparation.store_writer import ImageRows, StoreWriter
+from mcan.preparation.synthetic import write_features
 
 
 def main() -> int:
@@ -27,14 +27,8 @@ def main() -> int:
     args = parser.parse_args()
     prepared = Prepared.open(args.prepared)
     ids = (prepared.split(name).image_ids for name in prepared.splits)
-    images = dict.fromkeys(i for of_split in ids for i in array_to_ids(of_split))
-    random = np.random.default_rng(0)
-    # Drawn once and cut at random places: drawing every number would take most of the time.
-    pool = random.standard_normal((4096, args.feature_dim), np.float32).astype(np.float16)
-    with StoreWriter(args.output, provenance={"made_up": True}) as writer:
-        for image_id in progress(images, unit=" images"):
-            rows, start = random.integers(10, 101), random.integers(4096 - 100)
-            writer.add(ImageRows(image_id, pool[start : start + rows]))
+    images = dict.fromkeys((i for of_split in ids for i in array_to_ids(of_split)), 0)
+    write_features(args.output, args.feature_dim, images, np.random.default_rng(0), (10, 100))
     print(f"{args.output}: random features of {len(images):,} images")
     return 0
 

@@ -20,18 +20,15 @@ def read_vizwiz(path: Path) -> Iterator[Example]:
     The id of the image is that name without its suffix, as in stores made from image folders.
     """
     for record in read_records(path):
-        name, question = record.text("image"), record.text("question")
-        if "answers" not in record:
-            yield Example(name, name_stem(name), question)
-            continue
-        yield Example(
-            name,
-            name_stem(name),
-            question,
-            record.answers(),
-            record.text("answer_type"),
-            "answerable" if record.get("answerable") else "unanswerable",
-        )
+        name = record.text("image")
+        example = Example(name, name_stem(name), record.text("question"))
+        if "answers" in record:
+            example = example._replace(
+                answers=record.answers(),
+                answer_type=record.text("answer_type"),
+                question_type="answerable" if record.get("answerable") else "unanswerable",
+            )
+        yield example
 
 
 RECIPE = DatasetRecipe(

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mcan.console import progress
+from mcan.data.arrays import Id
 from mcan.data.store import Kind
 from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
@@ -106,27 +108,27 @@ def make_synthetic(
                 noise = random.integers(-30, 31, size=(3, _SIDE, _SIDE))
                 writer.add(ImageRows(image, (colours[label] + noise).astype(np.uint8)))
     else:
-        _write_features(paths.images, feature_dim, classes, random, regions, boxes)
+        write_features(paths.images, feature_dim, dict(enumerate(classes)), random, regions, boxes)
     if paths.grid is not None:
-        _write_features(paths.grid, feature_dim, classes, random)
+        write_features(paths.grid, feature_dim, dict(enumerate(classes)), random)
     return paths
 
 
-def _write_features(
+def write_features(
     path: Path,
     width: int,
-    classes: list[int],
+    classes: Mapping[Id, int],
     random: np.random.Generator,
     regions: tuple[int, int] | None = None,
     boxes: bool = False,
 ) -> None:
-    """A direction for each class plus noise; fewest and most `regions`, or a grid if None."""
-    directions = random.standard_normal((max(classes) + 1, width), np.float32)
+    """A direction for the class of each image plus noise; fewest and most `regions`, or a grid."""
+    directions = random.standard_normal((max(classes.values()) + 1, width), np.float32)
     # Images are cut from one block of noise: drawing every number would take most of the time.
     noise = random.standard_normal((_NOISE_ROWS, width), np.float32)
     least, most = regions or (2, 5)
-    with StoreWriter(path) as writer:
-        for image, label in enumerate(classes):
+    with StoreWriter(path, provenance={"made_up": True}) as writer:
+        for image, label in progress(classes.items(), unit=" images", delay=1):
             sides = random.integers(least, most + 1, size=1 if regions else 2).tolist()
             count = math.prod(sides)
             first = int(random.integers(_NOISE_ROWS - count + 1))
