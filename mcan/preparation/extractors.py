@@ -8,7 +8,6 @@ proposals of an image, C classes without background, n boxes that are kept, D wi
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Collection
 from contextlib import redirect_stderr
 from difflib import get_close_matches
@@ -186,8 +185,6 @@ def choose_weights(model: str, choice: str) -> tuple[dict[str, Tensor], dict[str
         return {}, {"random": True, "seed": _SEED}
     published = get_model_weights(model)
     if choice == DEFAULT:
-        if not list(published):
-            raise DataError(f"{model}: torchvision publishes no weights; use a file or random")
         return {}, {"published": str(published.DEFAULT)}
     path = Path(choice)
     state = _read_state(path)
@@ -220,11 +217,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _build_model(name: str, weights: str, **options: Any) -> Any:
     """The model in evaluation mode; the state of a file is not in it yet, see `_load_state`."""
-    # Some models warn that their initialisation will change.
-    with (
-        torch.random.fork_rng(devices=[]),
-        warnings.catch_warnings(action="ignore", category=FutureWarning),
-    ):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         try:
             chosen = DEFAULT if weights == DEFAULT else None
@@ -241,14 +234,11 @@ def _load_state(part: nn.Module, state: dict[str, Tensor], model: nn.Module, fil
     if not state:
         return
     try:
-        # Frozen batch normalisation has no counter, and evaluation needs none.
-        missing = [
-            k
-            for k in part.load_state_dict(state, strict=False).missing_keys
-            if not k.endswith("num_batches_tracked")
-        ]
+        absent = part.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
         raise DataError(f"{file}: is not of this model: {' '.join(str(error).split())}") from None
+    # Frozen batch normalisation has no counter, and evaluation needs none.
+    missing = [key for key in absent if not key.endswith("num_batches_tracked")]
     unknown = state.keys() - model.state_dict().keys()
     if missing or unknown:
         problem = f"lacks '{missing[0]}'" if missing else f"has '{min(unknown)}' besides"

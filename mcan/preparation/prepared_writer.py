@@ -79,10 +79,7 @@ def write_prepared(
             "metric": metric,
             "mcan": mcan.__version__,
             **({"command": command} if command else {}),
-            "vocabulary": {
-                "tokens": len(vocabulary.tokens),
-                "answers": len(vocabulary.answers),
-            },
+            "vocabulary": {"tokens": len(vocabulary.tokens), "answers": len(vocabulary.answers)},
             "splits": counts,
             "sources": dict(sources),
             "files": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},

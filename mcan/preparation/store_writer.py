@@ -82,14 +82,12 @@ class StoreWriter:
 
     The first image says what each image has: the shape of its rows, boxes, a size, a grid shape.
     Features are stored as `dtype`, pixels as uint8. Nothing appears at `path` until the block ends
-    without an exception, and an exception leaves nothing behind. With `settings` (JSON), the rows
-    and `state.json` survive in `PATH.partial/`, as they were at the last `save()` that was due, and
-    a later writer with `resume` and equal settings continues there. `parts` (JSON, for the caller)
-    survives too. `provenance` (JSON) may be changed until the block ends. Memory does not grow with
-    the rows.
+    without an exception, and an exception leaves nothing behind. With `settings` (JSON), what the
+    last `save()` that was due has saved survives in `PATH.partial/`, also `parts` (JSON, for the
+    caller), and a later writer with `resume` and equal settings continues there. `provenance`
+    (JSON) may be changed until the block ends. Memory does not grow with the rows.
 
-    Raises `DataError` if `path` exists or cannot be written, or if `PATH.partial/` has a state but
-    `resume` was not asked for, its settings differ, or another process is writing there.
+    Raises `DataError` if `path` exists or cannot be written, or `PATH.partial/` is not to continue.
     """
 
     def __init__(
@@ -148,7 +146,6 @@ class StoreWriter:
 
     @property
     def image_ids(self) -> Collection[Id]:
-        """Of all images added so far, by an earlier writer too."""
         return self._images.keys()
 
     def add(self, image: ImageRows) -> None:
@@ -458,10 +455,9 @@ def fill_store(
                 "leave them out with --resume --skip-broken"
             )
     seconds, store = time.perf_counter() - start, open_store(output)
-    done = len(store) - earlier
     rows = f"{len(store.rows):,} rows of {store.rows.shape[1]} {store.rows.dtype}"
-    print(f"{output}: {len(store):,} images, {rows}")
-    print(f"{done:,} images in {seconds:.1f} s: {done / seconds:,.1f} images/s")
+    rate = (len(store) - earlier) / seconds
+    print(f"{output}: {len(store):,} images, {rows}; {rate:,.1f} images/s")
     if problems:
         print(f"left out: {counts}")
 
