@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from store_toys import write_pixels
+from store_toys import make_images, write_pixels, write_store
 from torch.utils.data import DataLoader
-from toys import VOCABULARY, make_examples, make_images, targets, write_folder, write_store
+from toys import VOCABULARY, make_examples, targets, write_folder
 
 from mcan.batch import Batch
 from mcan.data.dataset import VQADataset

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from toys import make_examples, make_images, write_folder, write_store
+from store_toys import make_images, write_store
+from toys import make_examples, write_folder
 
 from mcan.build import preflight
 from mcan.data.dataset import VQADataset

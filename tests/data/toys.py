@@ -1,4 +1,4 @@
-"""Small stores and prepared folders to read back and to damage."""
+"""Small prepared folders to read back and to damage."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from store_toys import make_images, write_store
-
 from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
 from mcan.text.answers import normalise_answer, soft_score
 from mcan.text.vocabulary import Vocabulary, build_tokens
-
-__all__ = ["make_images", "write_store"]
 
 QUESTIONS = [
     ("What color is the dog?", ["brown"] * 4 + ["black"] * 6, "other", "what color"),

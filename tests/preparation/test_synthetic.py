@@ -1,11 +1,10 @@
-"""Made-up datasets have the shape asked for, are the same for the same seed, and can be learnt."""
+"""Made-up datasets have the shape asked for and are the same for the same seed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -54,22 +53,3 @@ def test_same_seed_same_data(tmp_path: Path, kind: Any) -> None:
     for name in ("prepared/train.h5", "images.h5"):
         content = [(paths.prepared.parent / name).read_bytes() for paths in (first, again, other)]
         assert content[0] == content[1] != content[2]
-
-
-def test_answer_follows_from_both_inputs(tmp_path: Path) -> None:
-    """Given class and number, read from the data by hand, every answer is determined."""
-    dataset = open_all(
-        make_synthetic(tmp_path, questions=300, images=20, answers=4, metric="exact", seed=3)
-    )
-    batch = dataset[list(range(300))]
-    assert batch.image.regions is not None
-    rows = batch.image.rows
-    regions = batch.image.regions[: rows.valid].split(rows.lengths.tolist())
-    means = torch.stack([each.float().mean(0) for each in regions])
-    words = [text.lower().strip("?").split() for text in dataset.splits[0].questions]
-    numbers = [next(word for word in text if word.startswith("plus")) for text in words]
-    number = torch.tensor([int(word.removeprefix("plus")) for word in numbers])
-    classes = (batch.targets.dense(300, 4).argmax(1) - number) % 4
-    centres = torch.stack([means[classes == label].mean(0) for label in range(4)])
-    assert torch.equal(torch.cdist(means, centres).argmin(1), classes)
-    assert np.bincount(classes.numpy(), minlength=4).min() > 0
