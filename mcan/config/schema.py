@@ -58,7 +58,7 @@ class WordVectorsConfig(Section):
     unknown: Literal["zero", "random"] = "zero"
     """Rows of words without a vector: zeros (the reference) or random."""
     frozen: bool = False
-    """Do not train the vectors."""
+    """Keep the vectors fixed during training."""
 
 
 class QuestionConfig(Section):
@@ -166,14 +166,14 @@ class OptimizerConfig(Section):
 
 
 class TrainConfig(Section):
-    """The loop."""
+    """The training loop."""
 
     epochs: PositiveInt = 13
     """Passes over the training splits."""
     batch_size: PositiveInt = 64
     """Questions per update, over all processes and accumulation steps together."""
     accumulation: PositiveInt = 1
-    """Micro-batches that each process computes its part of the batch in, to save memory."""
+    """Micro-batches into which each process divides its part of a batch, to save memory."""
     drop_last: bool = True
     """Leave out the last incomplete batch of an epoch (the reference does)."""
     loss: Annotated[str, OneOf(LOSSES)] = "bce_sum"
@@ -187,15 +187,14 @@ class TrainConfig(Section):
     takes minutes and seldom pays."""
     rows: Annotated[Literal["auto", "padded", "packed"], FREE] = "auto"
     """Layout of rows: padded to (B, n, d), or packed, real rows only, several times as fast on a
-    CPU. auto is packed on a CPU unless `compile` is true, and padded elsewhere. A run records what
-    auto means and keeps it; eval.py chooses again."""
+    CPU. auto is packed on a CPU unless `compile` is true, and padded elsewhere. A run records the
+    choice and keeps it; eval.py chooses again."""
     device: Annotated[Literal["auto", "cpu", "cuda"], FREE] = "auto"
     """auto takes a GPU if there is one."""
     deterministic: Literal[False, "warn", True] = "warn"
-    """On a GPU, kernels that give equal bits each time: warn takes them where torch has them, true
-    requires them, false takes the fastest ones. Only true guarantees bit-exact resume on a GPU:
-    with warn, torch prints a warning and still uses kernels that have no such form, among them the
-    gradient of attention."""
+    """Deterministic kernels on a GPU: true requires them, warn uses them where torch has them, and
+    false uses the fastest ones. Only true guarantees bit-exact resume on a GPU: with warn, torch
+    prints a warning and runs kernels without a deterministic form, such as attention's gradient."""
     evaluate_every: Annotated[PositiveInt, FREE] = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     log_every: Annotated[PositiveInt, FREE] = 50
