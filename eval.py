@@ -51,10 +51,16 @@ def parse() -> argparse.Namespace:
         "arguments",
         metavar="RUN_OR_CHECKPOINT | key=value",
         nargs="+",
-        help="run folder (its last checkpoint counts, as in the paper's protocol) or .pt file; "
-        "key=value changes a key of the stored config",
+        help="run folder or .pt file; key=value changes a key of the stored config",
     )
     parser.add_argument("--split", help="split to evaluate (default: the config's data.evaluate)")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="which checkpoint of a run (default: last, as the paper's protocol; best is chosen on "
+        "data.evaluate, so do not report it on that split)",
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -91,7 +97,9 @@ def main() -> None:
         raise RunError("name at least one run folder or checkpoint")
     if len(targets) > 1 and args.output is None:
         raise RunError("an ensemble belongs to no run; name a folder with --output")
-    members = [load_checkpoint(find_checkpoint(Path(target))) for target in targets]
+    members = [
+        load_checkpoint(find_checkpoint(Path(target), args.checkpoint)) for target in targets
+    ]
     # How the run was trained says nothing about the device that it is evaluated on.
     settings = ["train.rows=auto", "train.compile=false", *overrides]
     configs = [config_from_dict(m.config, str(m.source), settings) for m in members]

@@ -146,6 +146,14 @@ def test_other_split_and_workers(lab):
     assert_recomputed(lab, lab.run("run") / "predictions" / "test_step_00000018", "test")
 
 
+def test_best_checkpoint(lab):
+    assert lab.eval("runs/run", "--checkpoint", "best", "--output", "best").status == 0
+    metrics = written(lab.folder / "best")["metrics"]
+    content = load(lab.run("run") / "checkpoints" / "best.pt")
+    assert metrics["steps"] == [content["position"]["step"]]
+    assert metrics["checkpoints"] == ["runs/run/checkpoints/best.pt"]
+
+
 def test_output_is_never_overwritten(lab):
     """Nor is the work done first: the missing data is not noticed."""
     assert lab.eval("runs/run", "--output", "out/put").status == 0
@@ -296,7 +304,7 @@ def broken(lab) -> Path:
 
 CASES = [
     # (arguments, message)
-    ("nowhere", r"nowhere: neither a checkpoint nor a run folder with ch"),
+    ("nowhere", r"nowhere: neither a checkpoint nor a run folder with a last ch"),
     ("broken/folder", r"broken/folder: neither a checkpoint nor a run folder"),
     ("broken/text.pt", r"broken/text.pt: not a checkpoint of train.py, or damaged"),
     ("broken/sizes.pt", r"sizes.pt: does not fit the config: .*mismatch for classifier.weight: "),

@@ -13,7 +13,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 from torch import nn
@@ -154,13 +154,14 @@ def last_checkpoint(folder: Path) -> Path | None:
     return next(iter([*reversed(list_checkpoints(folder)), *folder.glob(BEST)]), None)
 
 
-def find_checkpoint(target: Path) -> Path:
-    """`target` itself if it is a file, or the run folder's last checkpoint."""
+def find_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Path:
+    """`target` itself if it is a file, or the `last` or `best` checkpoint of a run folder."""
     if target.is_file():
         return target
-    path = last_checkpoint(target / "checkpoints")
-    if path is None:
-        raise RunError(f"{target}: neither a checkpoint nor a run folder with checkpoints")
+    folder = target / "checkpoints"
+    path = folder / BEST if which == "best" else last_checkpoint(folder)
+    if path is None or not path.is_file():
+        raise RunError(f"{target}: neither a checkpoint nor a run folder with a {which} checkpoint")
     return path
 
 
