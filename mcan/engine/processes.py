@@ -117,16 +117,16 @@ class Interrupted(BaseException):
     """A stop signal arrived while a process waited for something that may never come."""
 
 
+@dataclass
 class StopRequest:
     """Which signal asked to stop, if any.
 
     `training` says that there is a step to finish; `waiting`, that `Interrupted` may be raised.
     """
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.training = False
-        self.waiting = False
+    signal: int | None = None
+    training: bool = False
+    waiting: bool = False
 
     @property
     def exit_status(self) -> int:

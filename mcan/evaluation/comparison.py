@@ -94,11 +94,8 @@ def differences(
 def outcomes(scores_a: Accuracies, scores_b: Accuracies) -> dict[str, int]:
     """How many questions B answers better than A, worse, and equally well."""
     better, worse = int((scores_b > scores_a).sum()), int((scores_b < scores_a).sum())
-    return {
-        "better with B": better,
-        "worse with B": worse,
-        "equal": len(scores_a) - better - worse,
-    }
+    equal = len(scores_a) - better - worse
+    return {"better with B": better, "worse with B": worse, "equal": equal}
 
 
 def changed_questions(

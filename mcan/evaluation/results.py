@@ -98,10 +98,7 @@ def read_results(path: Path, question_ids: Sequence[Id], where: str) -> list[str
 def submission(
     entries: Iterable[dict[str, Any]], question_ids: Collection[Id], where: str
 ) -> list[dict[str, Any]]:
-    """The entries of `question_ids` alone (test-dev is a part of test), as the server takes them.
-
-    Raises `DataError` if a question has no answer or an id is not an integer.
-    """
+    """The entries of `question_ids` alone, as the server takes them (test-dev is part of test)."""
     answers = {entry["question_id"]: entry["answer"] for entry in entries}
     if missing := [i for i in question_ids if i not in answers]:
         raise DataError(f"{name_ids(missing)} of {where} not predicted; choose its split")

@@ -24,7 +24,7 @@ from mcan.tables.outcomes import (
     read_outcome,
     training_codes,
 )
-from mcan.tables.planning import PlannedRun, distinct
+from mcan.tables.planning import PlannedRun
 
 
 class RunnerStopped(Exception):  # noqa: N818 (not an error: someone asked)
@@ -103,7 +103,7 @@ def run_all(runs: Sequence[PlannedRun], processes: int = 1) -> list[str]:
 
     A run whose owner died is taken over. Returns one line for each run that failed.
     """
-    waiting, announced = distinct(runs), False
+    waiting, announced = list(runs), False
     failures: list[str] = []
     with stop_signals() as received:
         while waiting:

@@ -89,7 +89,7 @@ def load_table(path: str | os.PathLike[str]) -> Table:
     """The table that a YAML file states, over those that its `_base_` names.
 
     A row with `for: {L: [1, 2]}` stands for one row per combination, with `{L}` replaced in its
-    texts. Raises `ConfigError`: one line of file, line, key, what was found and what is allowed.
+    texts.
     """
     path = Path(path)
     place = Place(os.path.normpath(path))

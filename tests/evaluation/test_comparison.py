@@ -72,14 +72,6 @@ def test_clusters_of_dependent_questions_are_wider():
     assert plain / (2 * Z) == pytest.approx(error / math.sqrt(5), rel=0.06)
 
 
-def test_neither_order_nor_clusters_of_one_matter():
-    values = draw(300)
-    images = np.random.default_rng(2).permutation(300) + 7
-    assert bootstrap_interval(values, images) == bootstrap_interval(values)
-    again = np.random.default_rng(3).permutation(values)
-    assert bootstrap_interval(values) == bootstrap_interval(again)
-
-
 def test_values_that_differ_by_rounding_are_one():
     exact = np.array([0.3] * 50 + [0.0] * 50)
     rounded = np.array([0.9 - 0.6] * 25 + [0.3] * 25 + [0.0] * 50)

@@ -30,13 +30,6 @@ def run(tmp_path) -> PlannedRun:
     return made.run("a")
 
 
-def test_what_was_written_is_read(run):
-    """Also numbers of metrics.json that tables know nothing of."""
-    read = read_outcome(run)
-    assert read == outcome(60.0, {"yes/no": 80.5, "": 3.0})
-    assert read.metrics.model_dump()["upper_bound"] == 95.0
-
-
 def test_runs_of_other_code(run):
     """Finished runs, and those that were only started."""
     assert made_by_other_code([run, run]) == []
