@@ -67,13 +67,12 @@ class ImageStore:
         """`regions` (feature rows, one or more per image) or `pixels` (one row per image)."""
         return "pixels" if self.rows.ndim == 4 else "regions"
 
-    def image(self, index: int) -> tuple[Any, Any, Any, Any]:
-        """Rows, boxes, size and grid shape of an image; None for what the store does not have."""
+    def image(self, index: int) -> tuple[Any, Any, Any]:
+        """Rows, boxes and grid shape of an image; None for what the store does not have."""
         where = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         boxes = None if self.boxes is None else self.boxes[where]
-        size = None if self.sizes is None else self.sizes[index]
         grid_shape = None if self.grid_shapes is None else self.grid_shapes[index]
-        return self.rows[where], boxes, size, grid_shape
+        return self.rows[where], boxes, grid_shape
 
     def verify(self, images: Sequence[int] | None = None) -> None:
         """Compare `images` (indices; None: all) with their checksums, at 1.3 GB/s if in memory.
@@ -83,7 +82,7 @@ class ImageStore:
         damaged = []
         indices = range(len(self)) if images is None else images
         for index in progress(indices, unit=" images", delay=2, desc=f"verifying {self.path.name}"):
-            rows, boxes, *_ = self.image(index)
+            rows, boxes, _ = self.image(index)
             if image_checksum(np.asarray(rows), boxes) != self.checksums[index]:
                 damaged.append(index)
         if damaged:
@@ -228,7 +227,7 @@ class StoreGroup:
         if self.has_boxes:
             boxes = _concatenate([image[1] for image in found], first.boxes, layout.filler)
         if self.has_cells:
-            grids = [np.argwhere(np.ones(image[3])) for image in found]
+            grids = [np.argwhere(np.ones(image[2])) for image in found]
             cells = _concatenate(grids, np.zeros((0, 2), np.int64), layout.filler)
         return layout, rows, boxes, cells
 

@@ -37,11 +37,11 @@ def test_round_trip(tmp_path: Path, ids: list[Any], dtype: str, optional: bool) 
     if not optional:
         assert store.boxes is store.sizes is store.grid_shapes is None
     for index, image in enumerate(images):
-        rows, boxes, size, grid_shape = store.image(index)
+        rows, boxes, grid_shape = store.image(index)
         np.testing.assert_array_equal(rows, image.rows)
         if optional:
             np.testing.assert_array_equal(boxes, image.boxes)
-            assert (tuple(size), tuple(grid_shape)) == (image.size, image.grid_shape)
+            assert (tuple(store.sizes[index]), tuple(grid_shape)) == (image.size, image.grid_shape)
     store.verify()
 
 

@@ -78,10 +78,11 @@ def test_region_formats(
     for image in images:
         image_id = foreign.text_id(image) if name == "numbered-hdf5" else image.number
         row = array_to_ids(store.image_ids).index(image_id)
-        rows, boxes, size, _ = store.image(row)
+        rows, boxes, _ = store.image(row)
         np.testing.assert_array_equal(rows, image.features.astype(np.float16))
         np.testing.assert_allclose(boxes, image.scaled_boxes, atol=1e-6)
-        assert size is None or size.tolist() == [image.width, image.height]
+        if store.sizes is not None:
+            assert store.sizes[row].tolist() == [image.width, image.height]
 
 
 def test_order_is_that_of_the_source_whatever_the_number_of_workers(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_grids_become_cells_row_by_row(tmp_path: Path, kind: str) -> None:
     assert store.boxes is None
     for number, image_id in enumerate(array_to_ids(store.image_ids)):
         grid = grids[image_id]
-        rows, _, _, shape = store.image(number)
+        rows, _, shape = store.image(number)
         assert tuple(shape) == grid.shape[1:]
         np.testing.assert_array_equal(rows.T.reshape(grid.shape), grid)
 
