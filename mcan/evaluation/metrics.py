@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcan.data.prepared import Categories
-from mcan.text.answers import normalise_answer, soft_score, strip_punctuation
+from mcan.text.answers import normalise_answer, strip_punctuation
 
 Accuracies = NDArray[np.float64]
 Compared = tuple[Sequence[str], Callable[[str], str]]
@@ -26,13 +26,13 @@ class Metric:
 
     `compare` takes the human answers and returns them as they are compared, with the function that
     brings a prediction into the same form. `credit` maps the number of annotators who gave the
-    predicted answer, and of all annotators, to an accuracy from 0 to 1. Soft targets are the credit
-    of human answers in the form that `target` gives them, that of the answers of a vocabulary.
+    predicted answer, and of all annotators, to an accuracy from 0 to 1. Training's soft targets are
+    the credit of human answers that `normalise` has given the form of the vocabulary's answers.
     """
 
     compare: Callable[[Sequence[str]], Compared]
     credit: Callable[[int, int], float]
-    target: Callable[[str], str]
+    normalise: Callable[[str], str]
     meaning: str
 
 
@@ -59,7 +59,20 @@ def _compare_vqa_pre2021(answers: Sequence[str]) -> Compared:
     return answers, _strip_and_normalise
 
 
-# `soft_score`: the mean of min(1, matches / 3) over the ways to leave one annotator out.
+def soft_score(count: int, annotators: int = 10) -> float:
+    """Accuracy, 0 to 1, of an answer that `count` of the `annotators` gave.
+
+    The mean of min(1, matches / 3) over all ways to leave one annotator out: 0, .3, .6, .9 and 1
+    for 0, 1, 2, 3 and more of ten. With fewer than four annotators the 3 is replaced by the largest
+    possible number of matches, so that an answer given by all scores 1.
+    """
+    needed = min(3, annotators - 1)
+    if needed == 0:
+        return float(count)
+    matches = count * min(count - 1, needed) + (annotators - count) * min(count, needed)
+    return matches / (needed * annotators)
+
+
 METRICS = {
     "exact": Metric(
         lambda answers: (answers, str),

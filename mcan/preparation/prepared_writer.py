@@ -165,7 +165,7 @@ def _targets(
     in order of first appearance.
     """
     rule = METRICS[metric]
-    answer_of = [vocabulary.answer_index.get(rule.target(text)) for text in answers.strings]
+    answer_of = [vocabulary.answer_index.get(rule.normalise(text)) for text in answers.strings]
     targets, scores = RaggedBuilder("i"), RaggedBuilder("f")
     for codes in answers.codes:
         counts = Counter(answer_of[code] for code in codes.tolist())

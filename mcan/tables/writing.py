@@ -189,17 +189,16 @@ def json_text(summary: TableSummary) -> str:
     """Everything: also the command's options, and the folder, values and commands of each run."""
     table, rows = summary.table, []
     for row in summary.rows:
-        runs = [
-            {
-                "seed": run.seed,
-                "folder": run.folder,
-                "finished": run.seed in row.outcomes,
-                "code": row.outcomes[run.seed].code if run.seed in row.outcomes else None,
-                "train": shlex.join(["python", *run.training]),
-                "evaluate": shlex.join(["python", *run.evaluation]),
-            }
-            for run in row.runs
-        ]
+        runs = []
+        for run in row.runs:
+            outcome = row.outcomes.get(run.seed)
+            made = {"seed": run.seed, "folder": run.folder, "finished": outcome is not None}
+            if outcome is not None:
+                metric = outcome.metrics and outcome.metrics.metric
+                made |= {"dataset": outcome.dataset, "metric": metric, "code": outcome.code}
+            made["train"] = shlex.join(["python", *run.training])
+            made["evaluate"] = shlex.join(["python", *run.evaluation])
+            runs.append(made)
         cells = {name: asdict(cell) for name, cell in row.cells.items()}
         rows.append({**row.row.model_dump(mode="json"), "columns": cells, "runs": runs})
     content = {

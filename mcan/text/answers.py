@@ -1,4 +1,4 @@
-"""Answers as the VQA organisers normalise and score them.
+"""Answers as the VQA organisers normalise them.
 
 The rules follow the published evaluation code to the letter, oddities included, because numbers are
 compared with numbers computed by it.
@@ -72,17 +72,3 @@ def normalise_answer(text: str) -> str:
     """
     words = (NUMBER_WORDS.get(word, word) for word in strip_punctuation(text).lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
-
-
-def soft_score(count: int, annotators: int = 10) -> float:
-    """Accuracy, 0 to 1, of an answer that `count` of the `annotators` gave.
-
-    The mean of min(1, matches / 3) over all ways to leave one annotator out: 0, .3, .6, .9 and 1
-    for 0, 1, 2, 3 and more of ten. With fewer than four annotators the 3 is replaced by the largest
-    possible number of matches, so that an answer given by all scores 1.
-    """
-    needed = min(3, annotators - 1)
-    if needed == 0:
-        return float(count)
-    matches = count * min(count - 1, needed) + (annotators - count) * min(count, needed)
-    return matches / (needed * annotators)

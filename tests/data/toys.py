@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mcan.evaluation.metrics import soft_score
 from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
-from mcan.text.answers import normalise_answer, soft_score
+from mcan.text.answers import normalise_answer
 from mcan.text.vocabulary import Vocabulary, build_tokens
 
 QUESTIONS = [

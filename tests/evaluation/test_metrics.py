@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcan.data.prepared import Categories
-from mcan.evaluation.metrics import METRICS, accuracies, percentage, summarise_scores, upper_bound
+from mcan.evaluation.metrics import (
+    METRICS,
+    accuracies,
+    percentage,
+    soft_score,
+    summarise_scores,
+    upper_bound,
+)
 from mcan.text.answers import normalise_answer, strip_punctuation
 
 RECORDED = Path(__file__).parent.parent / "fixtures" / "text_and_metric.json"
@@ -128,3 +135,17 @@ def test_percentages_do_not_depend_on_the_order() -> None:
     rng = np.random.default_rng(0)
     scores = rng.choice([0, 0.3, 0.6, 0.9, 1], 10_001)
     assert len({percentage(rng.permutation(scores)) for _ in range(20)}) == 1
+
+
+def test_soft_score_of_ten_is_the_published_table() -> None:
+    assert [soft_score(count) for count in range(11)] == [0, 0.3, 0.6, 0.9] + [1.0] * 7
+
+
+@pytest.mark.parametrize("annotators", range(1, 12))
+def test_soft_score_is_the_leave_one_out_mean(annotators: int) -> None:
+    scores = [soft_score(count, annotators) for count in range(annotators + 1)]
+    assert (scores[0], scores[-1], scores) == (0, 1, sorted(scores))
+    for count in range(annotators + 1) if annotators > 3 else ():
+        given = [1] * count + [0] * (annotators - count)
+        matches = [min(Fraction(1), Fraction(count - one, 3)) for one in given]
+        assert scores[count] == float(sum(matches) / annotators)

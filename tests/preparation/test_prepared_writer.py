@@ -14,9 +14,10 @@ from vqa_toys import targets
 
 from mcan.data.prepared import Prepared
 from mcan.errors import DataError
+from mcan.evaluation.metrics import soft_score
 from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
-from mcan.text.answers import normalise_answer, soft_score
+from mcan.text.answers import normalise_answer
 from mcan.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "is", "it", "red"), ("yes", "2", "dog", ""))

@@ -144,7 +144,7 @@ def test_runs_of_several_versions_of_the_code_are_noted(two_rows):
     two_rows.outcomes[path] = two_rows.outcomes[path].model_copy(update={"code": ("e",)})
     assert "- The runs were made by 2 versions of the code" in markdown(two_rows.summary)
     rows = json.loads(json_text(two_rows.summary))["rows"]
-    assert [run["code"] for run in rows[1]["runs"]] == [None, ["e"], None]
+    assert [run.get("code") for run in rows[1]["runs"]] == [None, ["e"], None]
 
 
 def test_latex(tmp_path):

@@ -1,16 +1,11 @@
-"""Answer normalisation and soft scores, against the reference."""
+"""Answer normalisation, against the reference."""
 
 import json
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from mcan.text.answers import (
-    normalise_answer,
-    soft_score,
-    strip_punctuation,
-)
+from mcan.text.answers import normalise_answer, strip_punctuation
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "text_and_metric.json"
 RECORDED = json.loads(FIXTURE.read_text(encoding="utf-8"))
@@ -42,17 +37,3 @@ def test_normalisation(text: str, expected: str) -> None:
 def test_the_punctuation_step_alone() -> None:
     assert strip_punctuation("The (old) Dog. ") == "The old Dog "
     assert strip_punctuation("." * 40 + "x") == "." * 8 + "x"  # at most 32 periods
-
-
-def test_soft_score_of_ten_is_the_published_table() -> None:
-    assert [soft_score(count) for count in range(11)] == [0, 0.3, 0.6, 0.9] + [1.0] * 7
-
-
-@pytest.mark.parametrize("annotators", range(1, 12))
-def test_soft_score_is_the_leave_one_out_mean(annotators: int) -> None:
-    scores = [soft_score(count, annotators) for count in range(annotators + 1)]
-    assert (scores[0], scores[-1], scores) == (0, 1, sorted(scores))
-    for count in range(annotators + 1) if annotators > 3 else ():
-        given = [1] * count + [0] * (annotators - count)
-        matches = [min(Fraction(1), Fraction(count - one, 3)) for one in given]
-        assert scores[count] == float(sum(matches) / annotators)
