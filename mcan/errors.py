@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from mcan.console import message
@@ -31,6 +31,13 @@ class TrainingError(UserError):
     """Training cannot go on (non-finite loss, full disk); what was written before is intact."""
 
     exit_code = 1
+
+
+def shorten(items: Iterable[object], most: int = 10) -> str:
+    """The items of a list in a message, the first `most` of them: "a, b and 2,990 more"."""
+    texts = [str(item) for item in items]
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def command(main: Callable[[], int | None]) -> NoReturn:
