@@ -99,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def do(runs: Sequence[PlannedRun], args: argparse.Namespace) -> list[str]:
     """Do the runs that are not done, or submit them; a line for each that failed."""
-    runs = distinct(runs)
-    left = [run for run in runs if read_outcome(run) is None]
+    left = [run for run in distinct(runs) if read_outcome(run) is None]
     if not left:
         print("nothing to run: all are done")
         return []
