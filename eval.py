@@ -34,7 +34,10 @@ from mcan.section import show
 from mcan.text.vocabulary import Vocabulary
 
 TOP = 5
-_SHARED = ("data.images", "data.grid", "data.max_tokens", "model.image.input", "train.loss")
+_SHARED = (
+    *("data.images", "data.grid", "data.max_tokens", "model.image.input", "train.loss"),
+    *("evaluation.metric", "evaluation.precision"),
+)
 """Keys that members of an ensemble must agree on."""
 _OVERRIDE = re.compile(r"[\w.]+=")
 
@@ -180,6 +183,7 @@ def evaluate(
     if scorer.possible:
         metrics = scorer.metrics(predictions) | {
             "metric": metric,
+            "precision": config.evaluation.precision,
             "upper_bound": scorer.upper_bound(),
             "split": split,
             "checkpoints": sources,

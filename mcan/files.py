@@ -131,13 +131,14 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock | None:
     """
     path.touch()
     # The mode that the umask gave: some versions of filelock would set their own.
-    lock = FileLock(path, mode=stat.S_IMODE(path.stat().st_mode))
+    lock = FileLock(path, fallback_to_soft=False, mode=stat.S_IMODE(path.stat().st_mode))
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         return None
     except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", None) not in (None, errno.ENOLCK, errno.EOPNOTSUPP):
+        without_locks = (None, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+        if getattr(error, "errno", None) not in without_locks:
             raise
         warning = "this file system has no locks; do not run two processes on it at once"
         message(f"warning: {path}: {warning}")

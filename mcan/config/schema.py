@@ -240,7 +240,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def contradictions(self) -> Iterator[str]:
-        if self.schedule.warmup_epochs > self.train.epochs:
+        if getattr(self.schedule, "warmup_epochs", 0) > self.train.epochs:
             yield "{schedule.warmup_epochs} is more than {train.epochs}; state both"
         if self.data.grid and self.model.image.input == "pixels":
             yield "{data.grid} adds to regions, not to {model.image.input}"

@@ -235,6 +235,7 @@ class StoreGroup:
 def _concatenate(pieces: list[Any], table: Any, filler: int) -> Tensor:
     """The pieces, then `filler` rows of zeros; all like the rows of `table`, array or tensor."""
     if isinstance(table, Tensor):
-        return torch.cat([*pieces, table.new_zeros(filler, *table.shape[1:])])
+        with torch.autocast(table.device.type, enabled=False):
+            return torch.cat([*pieces, table.new_zeros(filler, *table.shape[1:])])
     zeros = np.zeros((filler, *table.shape[1:]), table.dtype)
     return torch.from_numpy(np.concatenate([*pieces, zeros]))

@@ -86,6 +86,7 @@ class Trainer:
         self.length = RunLength(size, options.batch_size, self.epoch_steps, options.epochs)
         self.loss = LOSSES[options.loss]
         self.optimizer = build_optimizer(self.model, **config.optimizer.model_dump())
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.position = Position()
         self.best: dict[str, float] | None = None
         self.metrics_bytes = 0
@@ -179,7 +180,7 @@ class Trainer:
             metrics = self.evaluate(self.model, lambda: alone and stop.signal is not None)
             if metrics is None:
                 return False
-            score = metrics["overall"]
+            score = float(metrics["overall"])
             if self.log is not None:
                 self.log.write("evaluation", position.step, {"epoch": epoch, **metrics})
             self.processes.print_once(f"epoch {epoch}: accuracy {score:.2f} %")
@@ -193,10 +194,10 @@ class Trainer:
     def update(self, micro_batches: Sequence[Batch]) -> float:
         """One optimiser step on this process's part of the batch; returns the learning rate."""
         position, processes = self.position, self.processes
-        factor = self.config.schedule.factor(position.step, self.length)
-        rate = self.config.optimizer.lr * factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        # Plain numbers: a checkpoint with numpy's would not load.
+        factor = float(self.config.schedule.factor(position.step, self.length))
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
         torch.manual_seed(_step_seed(self.config.seed, position.step, processes.rank))
         self.optimizer.zero_grad()
         # DDP averages gradients over processes; the loss is a sum over the global batch.
@@ -213,7 +214,7 @@ class Trainer:
         if self.config.train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
         self.optimizer.step()
-        return rate
+        return self.config.optimizer.lr * factor
 
     def _backward(self, batch: Batch, scale: float, synchronise: bool) -> Tensor:
         """Add a micro-batch's gradients; returns its summed loss."""
@@ -247,12 +248,11 @@ class Trainer:
 
     def _write_checkpoint(self, sums: list[list[float]], best: bool) -> None:
         assert self.log is not None
-        state = self.model.state_dict()
-        if not all(bool(value.isfinite().all()) for value in state.values()):
+        if not all(bool(value.isfinite().all()) for value in self.model.parameters()):
             raise self._diverged("a weight")
         checkpoint = replace(
             self.metadata,
-            model=state,
+            model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             position=dict(vars(self.position)),
             loss_since_last_log=sums,

@@ -171,7 +171,7 @@ class MultiHeadAttention(nn.Module):
         outs: list[Tensor] = []
         for q, k, v, mask in zip(query, key, value, masks, strict=True):
             if self._use_fused(q, some_empty):
-                p, scale = self.dropout.p if self.training else 0.0, self.similarity.scale
+                p, scale = self.dropout.p if self.dropout.training else 0.0, self.similarity.scale
                 outs.append(F.scaled_dot_product_attention(q, k, v, mask, p, scale=scale))  # type: ignore[arg-type]
                 continue
             out, weights = attention(q, k, v, self.similarity, mask, self.dropout, some_empty)
@@ -184,9 +184,11 @@ class MultiHeadAttention(nn.Module):
 
     def _use_fused(self, query: Tensor, some_empty: bool) -> bool:
         # On a CPU torch's kernel is for inference: its backward is slow, dropout switches it off.
-        faster = query.device.type != "cpu" or not (self.training or torch.is_grad_enabled())
+        training = self.dropout.training or torch.is_grad_enabled()
+        faster = query.device.type != "cpu" or not training
         stock = _is_stock(self.similarity, Dot, ScaledDot)
         stock = stock and _is_stock(self.dropout, Dropout, nn.Dropout)
+        stock = stock and isinstance(self.similarity.scale, float)
         return faster and stock and self.record is None and not some_empty
 
 

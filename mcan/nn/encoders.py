@@ -7,6 +7,7 @@ width of the model. Rows are (B, n, d) or (T, d), see `mcan.rows`. Yu et al. 201
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,12 +28,14 @@ class LSTMEncoder(nn.Module):
         self.cpu_has_bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        # Padding follows the words, so the state of a word has not seen it.
+        # Padding follows the words, so the state of a word has not seen it. (A layer that reads
+        # backwards too would need torch's packed sequences.)
         padded = rows.pad(x)  # (B, n, E)
         if x.device.type != "cpu" or self.cpu_has_bf16:
             return rows.unpad(self.lstm(padded)[0])
+        dtype = next(self.lstm.parameters()).dtype
         with torch.autocast("cpu", enabled=False):
-            return rows.unpad(self.lstm(padded)[0])
+            return rows.unpad(self.lstm(padded.to(dtype))[0])
 
 
 class PositionalEncoder(nn.Module):
@@ -81,6 +84,16 @@ class QuestionEncoder(nn.Module):
         return self.encoder(self.embedding(question.tokens), question.rows), question.rows
 
 
+class Coordinates(nn.Module):
+    """(B, C, H, W) -> (B, C + 2, H, W): row and column of each value, from -1 to 1."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        options: Any = {"dtype": maps.dtype, "device": maps.device}
+        axes = [torch.linspace(-1, 1, size, **options) for size in maps.shape[2:]]
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (2, H, W)
+        return torch.cat([maps, grid.expand(len(maps), -1, -1, -1)], 1)
+
+
 class ConvStem(nn.Module):
     """Pixels -> the cells of a small convolutional network's last map, as region rows.
 
@@ -93,27 +106,22 @@ class ConvStem(nn.Module):
         self, channels: Sequence[int], strides: Sequence[int], coordinates: bool = False
     ) -> None:
         super().__init__()
-        self.coordinates = coordinates
-        layers: list[nn.Module] = []
+        layers: dict[str, nn.Module] = {}
         inputs = 3
-        for out, stride in zip(channels, strides, strict=True):
+        for number, (out, stride) in enumerate(zip(channels, strides, strict=True)):
             inputs += 2 * coordinates
             groups = next(n for n in range(max(1, out // 8), 0, -1) if out % n == 0)
             convolution = nn.Conv2d(inputs, out, 3, stride=stride, padding=1, bias=False)
-            layers += [convolution, nn.GroupNorm(groups, out), nn.ReLU(inplace=True)]
+            if coordinates:
+                layers[f"coordinates{number}"] = Coordinates()
+            for place, layer in enumerate((convolution, nn.GroupNorm(groups, out), nn.ReLU())):
+                layers[str(3 * number + place)] = layer
             inputs = out
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(OrderedDict(layers))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) in 0-255 -> (B, cells, channels), and row and column of each (cells, 2)."""
-        maps = pixels / 127.5 - 1.0
-        for layer in self.layers:
-            if self.coordinates and isinstance(layer, nn.Conv2d):
-                options: Any = {"dtype": maps.dtype, "device": maps.device}
-                axes = [torch.linspace(-1, 1, size, **options) for size in maps.shape[2:]]
-                grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (2, H, W)
-                maps = torch.cat([maps, grid.expand(len(maps), -1, -1, -1)], 1)
-            maps = layer(maps)
+        maps = self.layers(pixels / 127.5 - 1.0)
         rows, columns = (torch.arange(size, device=maps.device) for size in maps.shape[2:])
         return maps.flatten(2).transpose(1, 2), torch.cartesian_prod(rows, columns)
 

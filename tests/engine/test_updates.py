@@ -27,10 +27,11 @@ from mcan.build import (
 from mcan.config import load_config
 from mcan.config.schema import OptimizerConfig
 from mcan.data.prepared import Prepared
+from mcan.engine.checkpoint import last_checkpoint
 from mcan.engine.losses import LOSSES
-from mcan.engine.optimizers import build_optimizer
+from mcan.engine.optimizers import OPTIMIZERS, build_optimizer
 from mcan.engine.processes import Processes, StopRequest
-from mcan.engine.run_folder import RunFolder
+from mcan.engine.run_folder import RunFolder, RunLog
 from mcan.engine.trainer import Trainer
 from mcan.errors import TrainingError
 
@@ -194,3 +195,37 @@ def test_compiled_is_eager(lab):
             for trainer in (compiled, eager)
         )
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_groups_keep_their_rates_as_plain_numbers(lab, monkeypatch):
+    """The rates of an optimiser are scaled alike. A checkpoint with numpy's would not load."""
+
+    def slow_first(
+        groups: list[dict[str, Any]], lr: float, **options: Any
+    ) -> torch.optim.Optimizer:
+        groups[0]["lr"] = lr / 10
+        return torch.optim.Adam(groups, lr=lr, **options)
+
+    monkeypatch.setitem(OPTIMIZERS, "adam", slow_first)
+    trainer = make_trainer(lab)
+    rate = trainer.config.optimizer.lr
+    monkeypatch.setattr(type(trainer.config.schedule), "factor", lambda *_: np.float64(0.5))
+    with trainer.batches(0, 0) as batches:
+        assert trainer.update(next(batches)) == 0.5 * rate
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert rates == pytest.approx([0.05 * rate, 0.5 * rate])
+    assert {type(each) for each in rates} == {float}
+
+
+def test_infinite_buffers_are_no_divergence(lab, tmp_path):
+    trainer = make_trainer(lab)
+    trainer.model.register_buffer("mask", torch.tensor(-torch.inf))
+    trainer.run = RunFolder(tmp_path)
+    trainer.run.start("", 0)
+    trainer.log = RunLog(trainer.run, 0, 0)
+    trainer._save()
+    assert last_checkpoint(trainer.run.checkpoints)
+    next(trainer.model.parameters()).data[0] = torch.nan
+    with pytest.raises(TrainingError, match="a weight is no longer a finite number"):
+        trainer._save()
+    trainer.log.close()

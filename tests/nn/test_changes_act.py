@@ -11,9 +11,9 @@ from small import GRID, LAYOUTS, logits_of, make_batch, small_config, small_mode
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mcan.nn.attention import SIMILARITIES, ScaledDot
+from mcan.nn.attention import SIMILARITIES, MultiHeadAttention, ScaledDot
 from mcan.nn.dropout import Dropout
-from mcan.nn.encoders import QUESTION_ENCODERS
+from mcan.nn.encoders import QUESTION_ENCODERS, ConvStem
 from mcan.nn.mcan import MCAN
 
 OPTIONS = {"boxes": True, "box_embedding_size": 4}
@@ -124,3 +124,48 @@ def test_a_similarity_with_its_own_forward(layout, training, encoder, how):
     found = run(changed, layout, training)
     assert not torch.allclose(found, expected)
     torch.testing.assert_close(found, run(changed, layout, not training))
+
+
+def test_dropout_of_attention_alone_is_on():
+    """Monte Carlo dropout (Gal and Ghahramani 2016): the network in evaluation, dropout not."""
+    model = make().eval()
+    for layout in LAYOUTS:
+        expected = run(model, layout, False)
+        for name in names(model, MultiHeadAttention):
+            model.get_submodule(name).dropout.train().p = 0.5
+        with torch.no_grad():
+            assert not torch.allclose(logits_of(model, BATCH, layout), expected)
+        model.eval()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_learnt_scale(layout):
+    model = make().eval()
+    expected = run(model, layout, False)
+    for name in names(model, ScaledDot):
+        part = model.get_submodule(name)
+        part.scale = nn.Parameter(torch.tensor(part.scale, dtype=torch.float64))
+    torch.testing.assert_close(run(model, layout, False), expected)
+    for name in names(model, ScaledDot):
+        model.get_submodule(name).scale.data *= 2
+    assert not torch.allclose(run(model, layout, False), expected)
+
+
+def test_stem():
+    """Hooks see what a layer made, and a wrapped convolution still gets its coordinates."""
+    images = torch.rand(2, 3, 9, 9, dtype=torch.float64) * 255
+    stem = ConvStem((4, 8), (2, 1), coordinates=True).double()
+    seen, gradients = [], []
+    stem.layers.register_forward_hook(lambda _, __, out: 2 * out)
+    norm = stem.layers.get_submodule("1")
+    norm.register_forward_hook(lambda _, __, out: seen.append(out))
+    norm.register_full_backward_hook(lambda _, __, grads: gradients.append(grads))
+    doubled = stem(images)[0]
+    doubled.sum().backward()
+    assert seen[0].min() < 0
+    assert len(gradients) == 1
+    stem.layers._forward_hooks.clear()
+    torch.testing.assert_close(doubled, 2 * stem(images)[0])
+    wrapped = nn.Sequential(stem.layers.get_submodule("0"))
+    setattr(stem.layers, "0", wrapped)
+    torch.testing.assert_close(doubled, 2 * stem(images)[0])

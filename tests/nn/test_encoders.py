@@ -62,15 +62,17 @@ def test_stem_layer_is_convolution_group_norm_relu():
 def test_coordinates_reach_every_layer():
     """A layer that sees nothing else returns row and column; those of one row are -1."""
     model = ConvStem((2, 2), (2, 1), coordinates=True).double()
-    for convolution in (model.layers[0], model.layers[3]):
+    for name in ("0", "3"):
+        convolution = model.layers.get_submodule(name)
         torch.nn.init.zeros_(convolution.weight)
         convolution.weight.data[[0, 1], [-2, -1], 1, 1] = 1
     for layer in (1, 2, 4, 5):
-        model.layers[layer] = torch.nn.Identity()
+        setattr(model.layers, str(layer), torch.nn.Identity())
     found, _ = model(pixels(2, 1, 10))
     places = torch.stack([torch.full((5,), -1.0), torch.linspace(-1, 1, 5)], 1).double()
     torch.testing.assert_close(found, places.expand(2, -1, -1))
-    model.layers[3] = torch.nn.Identity()
+    for name in ("3", "coordinates1"):
+        setattr(model.layers, name, torch.nn.Identity())
     places = torch.stack([torch.full((5,), -1.0), torch.linspace(-1, 1, 10)[::2]], 1).double()
     torch.testing.assert_close(model(pixels(1, 1, 10))[0][0], places)
 

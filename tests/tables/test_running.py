@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import signal
 import sys
@@ -102,11 +103,12 @@ def test_one_claim_at_a_time(lab):
         assert free
 
 
-def test_a_file_system_without_locks(lab, monkeypatch, capsys):
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks(lab, monkeypatch, capsys, code):
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with claim(plan(load_table("table.yaml"), CommandOptions())[0]) as free:
         assert free
     assert "this file system has no locks" in capsys.readouterr().err
