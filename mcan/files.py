@@ -143,13 +143,3 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock | None:
         warning = "this file system has no locks; do not run two processes on it at once"
         message(f"warning: {path}: {warning}")
     return lock
-
-
-def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock on `path`."""
-    if not path.exists():
-        return False
-    lock = lock_file(path)
-    if lock is not None:
-        lock.release()
-    return lock is None

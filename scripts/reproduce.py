@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from mcan.config.yaml_files import parse_overrides
-from mcan.console import message, positive
-from mcan.errors import command
+from mcan.console import message, positive, shard
+from mcan.errors import command, shorten
 from mcan.tables.outcomes import (
     DataCache,
     collect,
@@ -22,7 +22,7 @@ from mcan.tables.outcomes import (
     refuse_problems,
 )
 from mcan.tables.planning import RUNS, CommandOptions, PlannedRun, distinct, plan, table_folder
-from mcan.tables.running import RunnerStopped, locked, run_all, submit
+from mcan.tables.running import RunnerStopped, locked, run_all, set_aside, submit
 from mcan.tables.spec import load_table
 from mcan.tables.summary import enter_scores, summarise
 from mcan.tables.writing import write_results
@@ -43,6 +43,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, help="default: the table's")
     add("--rows", nargs="+", metavar="NAME", help="run only these")
     add("--dry-run", action="store_true", help="only print the runs, their state and their cost")
+    add("--shard", type=shard, metavar="I/N", help="every N-th run from the I-th, 1/N to N/N")
     add("--nproc", type=positive, default=1, help="processes of each run, under torchrun")
     add("--launcher", choices=("local", "slurm"), default="local")
     add_several("--slurm", metavar="KEY=VALUE", help="parameters of the jobs: partition=gpu ...")
@@ -53,7 +54,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ROW[:COLUMN]=SCORE",
         help="enter an evaluation server's scores, in %%, and write the table; runs nothing",
     )
+    add(
+        "--rerun-changed",
+        action="store_true",
+        help="run again what other code made; the old folders are kept in superseded/",
+    )
     args = parser.parse_args(arguments)
+    if args.fill and (args.dry_run or args.rerun_changed):
+        parser.error("--fill enters scores and runs nothing; use it alone")
     if args.slurm and args.launcher != "slurm":
         parser.error("--slurm needs --launcher slurm")
     return args
@@ -66,11 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = CommandOptions(args.base, tuple(args.set), seeds, args.runs)
     runs = plan(table, options)
     chosen = runs if args.rows is None else plan(table, options, args.rows)
+    if args.shard:
+        part, parts = args.shard
+        chosen = distinct(chosen)[part - 1 :: parts]
     output = args.output or table_folder(table, options, runs)
     announced = [f"table: {output}"]
     if other := made_by_other_code(chosen):
-        folders = "; ".join(f"{run.folder} ({run.title})" for run in other)
-        announced.append(f"made by other code (move a folder away to run it again): {folders}")
+        folders = shorten(f"{run.folder} ({run.title})" for run in other)
+        announced.append(f"made by other code, run again with --rerun-changed: {folders}")
     data, failures = DataCache(), list[str]()
     if args.dry_run:
         print(f"{table.title}: {args.table} {options.description}")
@@ -99,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def do(runs: Sequence[PlannedRun], args: argparse.Namespace) -> list[str]:
     """Do the runs that are not done, or submit them; a line for each that failed."""
+    if args.rerun_changed:
+        for folder in set_aside(distinct(runs)):
+            print(f"moved to {folder}")
     left = [run for run in distinct(runs) if read_outcome(run) is None]
     if not left:
         print("nothing to run: all are done")

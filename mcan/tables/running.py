@@ -16,11 +16,12 @@ from typing import Any
 from mcan.engine.checkpoint import find_checkpoint, load_checkpoint
 from mcan.engine.run_folder import ROOT, code_digest
 from mcan.errors import RunError, UserError
-from mcan.files import is_locked, lock_file, save_text
+from mcan.files import lock_file, save_text
 from mcan.tables.outcomes import (
     DataCache,
     Outcome,
     RunMetrics,
+    made_by_other_code,
     read_outcome,
     training_codes,
 )
@@ -95,7 +96,11 @@ def claim(run: PlannedRun) -> Iterator[bool]:
     that train.py holds on the run's folder counts too.
     """
     with locked(run.folder.parent / ".claims" / run.folder.name) as mine:
-        yield mine and not is_locked(run.folder / ".lock")
+        lock = run.folder / ".lock"
+        if mine and lock.exists():
+            with locked(lock) as mine:
+                pass  # released again, for the training that this process starts
+        yield mine
 
 
 def run_all(runs: Sequence[PlannedRun], processes: int = 1) -> list[str]:
@@ -180,6 +185,25 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
         code=tuple(dict.fromkeys([*training_codes(run), code])),
     )
     save_text(run.outcome_path, outcome.model_dump_json(indent=2) + "\n")
+
+
+def set_aside(runs: Sequence[PlannedRun]) -> list[Path]:
+    """Move the folders of runs that other code made to `superseded/`, where nothing reads them.
+
+    Returns where they are now. Raises `RunError` if a run is being worked on.
+    """
+    moved, now = [], time.strftime("%Y%m%d-%H%M%S")
+    for run in runs:
+        with claim(run) as free:
+            # Asked for each run: another command or a row with another split may have moved it.
+            if not made_by_other_code([run]):
+                continue
+            if not free:
+                raise RunError(f"{run.folder}: another process works on this run; stop it first")
+            moved.append(run.folder.parent / "superseded" / f"{run.folder.name}-{now}")
+            moved[-1].parent.mkdir(exist_ok=True)
+            run.folder.rename(moved[-1])
+    return moved
 
 
 def submit(

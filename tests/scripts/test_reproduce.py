@@ -50,7 +50,7 @@ def test_another_call_leaves_the_table_as_it_is(lab):
     """It has a folder of its own, which it names before it runs, and says what it changed."""
     before = lab.results()
     changes = ("--set", "model.hidden_size=4", "--seeds", "0")
-    dry = lab.reproduce(*changes, "--dry-run").out.splitlines()
+    dry = lab.reproduce(*changes, "--dry-run", "--shard", "1/2").out.splitlines()
     assert dry[0] == "Tiny: table.yaml --set model.hidden_size=4 --seeds 0"
     assert "runs: 1 done, 0 partly, 0 new" in dry
     result = lab.reproduce(*changes)
@@ -100,7 +100,7 @@ def test_two_runners_on_one_folder(lab):
     assert first == second
 
 
-def test_runners_that_end_together(lab):
+def test_shards_that_end_together(lab):
     """One that collected before the other's last run was done does not write after it."""
     outcomes, table = lab.folder / "together", lab.folder / "together/tables/table/table.md"
 
@@ -109,19 +109,19 @@ def test_runners_that_end_together(lab):
 
     def dawdle() -> None:
         """Between collecting and writing, until the other has written, or waits to collect."""
-        until(lambda: done() == 4)
+        until(lambda: done() == 2)
         deadline = time.monotonic() + 1
         while time.monotonic() < deadline and not table.exists():
             time.sleep(0.01)
 
-    args = ("--runs", "together", "--rows")
+    args = ("--runs", "together", "--rows", "narrow")
     slow = at_call(mcan.tables.writing, "markdown", 1, dawdle)
-    first = lab.start(*args, "wide", patch=slow)
-    until(lambda: done() == 2)
-    # The first has only to collect now, the second has two runs to do.
-    second = lab.start(*args, "narrow", number=1)
+    first = lab.start(*args, "--shard", "1/2", patch=slow)
+    until(lambda: done() == 1)
+    # The first has only to collect now, the second has a whole run to do.
+    second = lab.start(*args, "--shard", "2/2", number=1)
     assert [first().status, second().status] == [0, 0]
-    assert table.read_text().count("2 of 2") == 2
+    assert "2 of 2" in table.read_text()
 
 
 @pytest.mark.slow
@@ -258,16 +258,25 @@ def test_changed_data_is_reported(tmp_path, file, message):
 
 
 @pytest.mark.slow
-def test_runs_of_other_code_are_named(tmp_path):
+def test_runs_of_other_code_are_named_and_run_again(tmp_path):
     lab = make_table_lab(tmp_path)
-    args = ("--rows", "narrow", "--seeds", "0")
+    args = ("--rows", "narrow")
     assert lab.reproduce(*args).status == 0
-    (run,) = lab.folders()
-    outcome = json.loads((run / "outcome_val.json").read_text())
-    (run / "outcome_val.json").write_text(json.dumps({**outcome, "code": ["other"]}))
-    named = lab.reproduce(*args).out
-    assert f"run it again): {run.relative_to(lab.folder)} (narrow, seed 0)" in named
-    assert "train.py" not in named
+    old, _ = lab.folders()
+    outcome = json.loads((old / "outcome_val.json").read_text())
+    (old / "outcome_val.json").write_text(json.dumps({**outcome, "code": ["other"]}))
+    named = lab.reproduce(*args)
+    where = old.relative_to(lab.folder)
+    assert f"code, run again with --rerun-changed: {where} (narrow, seed " in named.out
+    assert "nothing to run: all are done" in named.out.splitlines()
+    again = lab.reproduce(*args, "--rerun-changed")
+    assert again.status == 0, again.err
+    (moved,) = (old.parent / "superseded").iterdir()
+    assert f"moved to {moved.relative_to(lab.folder)}" in again.out.splitlines()
+    assert again.out.count("python train.py") == 1
+    assert (moved / "outcome_val.json").exists()
+    assert lab.starts() == [1, 1]
+    assert "other code" not in lab.reproduce(*args).out
 
 
 @pytest.mark.slow

@@ -19,7 +19,15 @@ import mcan.tables.running
 import mcan.tables.writing
 from mcan.errors import RunError
 from mcan.tables.planning import CommandOptions, plan
-from mcan.tables.running import RunnerStopped, claim, job, run_program, stop_signals, submit
+from mcan.tables.running import (
+    RunnerStopped,
+    claim,
+    job,
+    run_program,
+    set_aside,
+    stop_signals,
+    submit,
+)
 from mcan.tables.spec import load_table
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
@@ -177,3 +185,18 @@ def test_errors_of_submitit(lab, submitit, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(RunError, match="needs submitit: pip install submitit"):
         submit([], lab.folder, {})
+
+
+def test_runs_of_other_code_are_moved_and_never_lost(lab):
+    run, *_ = plan(load_table("table.yaml"), CommandOptions())
+    run.folder.mkdir(parents=True)
+    (run.folder / "environment.jsonl").write_text('{"code": "other"}')
+    with claim(run), pytest.raises(RunError, match="another process works on this run"):
+        set_aside([run])
+    (moved,) = set_aside([run, run])
+    assert not run.folder.exists()
+    assert moved.parent == run.folder.parent / "superseded"
+    assert moved.name.startswith(f"{run.folder.name}-")
+    assert (moved / "environment.jsonl").exists()
+    with claim(run):  # another process does it again by now
+        assert set_aside([run]) == []
