@@ -10,13 +10,14 @@ from pathlib import Path
 
 from mcan.build import (
     answer_probabilities,
+    count_trained_on,
     open_dataset,
     open_stores,
     predict_over_processes,
     restore_model,
 )
 from mcan.config import Config, config_from_dict, flatten
-from mcan.data.prepared import Prepared, Split
+from mcan.data.prepared import Prepared
 from mcan.engine.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from mcan.engine.processes import Processes, processes
 from mcan.errors import RunError, command
@@ -211,20 +212,6 @@ def default_folder(checkpoint: Checkpoint, split: str) -> Path:
         step = checkpoint.position["step"]
         return path.parent.parent / "predictions" / f"{split}_step_{step:08d}"
     return path.parent / "predictions" / f"{path.stem}_{split}"
-
-
-def count_trained_on(checkpoint: Checkpoint, prepared: Prepared, split: Split) -> int:
-    """How many questions of `split` the checkpoint was trained on: all or none.
-
-    All if a training split had the same questions, or the same dataset and name.
-    """
-    name = prepared.dataset, split.name
-    same = any(
-        trained["digest"] == split.questions_digest
-        or (trained["dataset"], trained["split"]) == name
-        for trained in checkpoint.trained_on
-    )
-    return len(split) if same else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mcan.build import (
     padded_lengths,
     preflight,
     run_metadata,
+    unknown_word_warnings,
     word_vectors,
 )
 from mcan.config import Config, dump_config, load_config
@@ -100,6 +101,8 @@ def train(
     if config.data.evaluate is not None:
         held_out = open_dataset(config, prepared, [config.data.evaluate], stores)
         lengths = padded_lengths(config, dataset, held_out)
+        for warning in unknown_word_warnings(held_out):
+            job.print_once(f"warning: {warning}")
         metric = config.evaluation.metric or prepared.metric
         evaluate = build_evaluator(held_out, metric, prepared.vocabulary, config, job, lengths)
 

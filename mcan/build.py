@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
 from mcan.config import Config
 from mcan.config.schema import ModelConfig
-from mcan.data.arrays import Index, first_duplicate
+from mcan.data.arrays import Id, Ids, Index, array_to_ids, first_duplicate
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared, Split, encode_questions
 from mcan.data.store import ImageStore, open_store
@@ -29,7 +29,7 @@ from mcan.evaluation.results import Scorer
 from mcan.nn.cascade import MCA_LAYERS, Cascade, UnitSizes
 from mcan.nn.encoders import ConvStem, ImageEncoder, QuestionEncoder
 from mcan.nn.mcan import MCAN, AttentionalReduction, ModelSizes
-from mcan.text.vocabulary import UNK, Vocabulary
+from mcan.text.vocabulary import UNK, Vocabulary, unknown_words_warning
 from mcan.text.word_vectors import embedding_matrix, read_word_vectors
 
 Stores = tuple[list[ImageStore], list[ImageStore]]
@@ -95,7 +95,7 @@ def check_fits(config: Config, dataset: VQADataset) -> None:
 
 
 def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
-    """Counts and warnings before training; warns if over a fifth of the questions lack a target."""
+    """Counts and warnings before training: many unknown words, or over a fifth without a target."""
     names = ", ".join(str(split.path) for split in dataset.splits)
     duplicate = first_duplicate(np.concatenate([split.question_ids for split in dataset.splits]))
     if duplicate is not None:
@@ -108,7 +108,15 @@ def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
     counts = f"{questions:,} questions on {images:,} images, {unknown:.1%} unknown words"
     share = f"{without} of {questions} questions ({without / questions:.0%})"
     warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
-    return counts, [warning] if without > 0.2 * questions else []
+    warnings = [warning] if without > 0.2 * questions else []
+    return counts, [*warnings, *unknown_word_warnings(dataset)]
+
+
+def unknown_word_warnings(dataset: VQADataset) -> list[str]:
+    """A warning for each split of which more than a tenth of the words are unknown."""
+    counts = [((split.tokens.values == UNK).sum(), split) for split in dataset.splits]
+    texts = [unknown_words_warning(s.path, int(n), len(s.tokens.values)) for n, s in counts]
+    return [text for text in texts if text]
 
 
 def build_model(config: ModelConfig, sizes: ModelSizes, vectors: Tensor | None = None) -> MCAN:
@@ -198,6 +206,39 @@ def run_metadata(
         ],
         model={},
     )
+
+
+def count_trained_on(checkpoint: Checkpoint, prepared: Prepared, split: Split) -> int:
+    """How many questions of `split` the checkpoint was trained on: all or none.
+
+    All if a training split was the same file, or had the same questions about the same images. The
+    names decide only for an imported checkpoint, which does not know its questions.
+    """
+    here = {split.digest, split.questions_digest}
+    same = any(
+        {trained["content"], trained["digest"]} & here
+        or (
+            not trained["digest"]
+            and (trained["dataset"], trained["split"]) == (prepared.dataset, split.name)
+        )
+        for trained in checkpoint.trained_on
+    )
+    return len(split) if same else 0
+
+
+def count_shared(training: Sequence[Split], split: Split) -> int:
+    """How many questions of `split` are in the training splits, about the same image."""
+
+    def asked(of: Split, shared: Ids) -> Iterator[tuple[Id, str]]:
+        ids = array_to_ids(of.image_ids)
+        for row in np.flatnonzero(np.isin(of.image_ids, shared)[of.image_index]).tolist():
+            yield ids[of.image_index[row]], of.questions[row]
+
+    seen: set[tuple[Id, str]] = set()
+    for each in training:
+        if each.image_ids.dtype.kind == split.image_ids.dtype.kind:
+            seen.update(asked(each, np.intersect1d(each.image_ids, split.image_ids)))
+    return sum(pair in seen for pair in asked(split, split.image_ids)) if seen else 0
 
 
 def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -> MCAN:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from mcan.build import (
     answer_probabilities,
     build_model,
     check_fits,
+    count_shared,
+    count_trained_on,
     model_sizes,
     open_dataset,
     open_stores,
@@ -28,6 +31,9 @@ from mcan.data.store import open_store
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.processes import Processes
 from mcan.errors import RunError
+from mcan.preparation.prepared_writer import write_prepared
+from mcan.preparation.questions import Example
+from mcan.text.vocabulary import Vocabulary, build_tokens
 
 CPU = torch.device("cpu")
 
@@ -45,6 +51,40 @@ def config_of(lab: Lab, *overrides: str) -> Config:
 def dataset_of(config: Config, *splits: str) -> Any:
     prepared = Prepared.open(config.data.prepared)
     return open_dataset(config, prepared, splits or ("train",), open_stores(config, CPU))
+
+
+def test_trained_on_means_the_same_images_and_questions(tmp_path):
+    """Neither ids that start again in every split nor names of datasets and splits decide."""
+    asked = [Example(n, f"i{n % 2}", f"what is {n}", ["yes"]) for n in range(4)]
+    others = [example._replace(image_id=f"j{example.question_id % 2}") for example in asked]
+    renumbered = [example._replace(question_id=9 + example.question_id) for example in asked]
+    half = [*renumbered[:2], *(e._replace(question_id=e.question_id + 20) for e in others[:2])]
+    vocabulary = Vocabulary(build_tokens(["what is"]), ("yes",))
+    opened = {}
+    for folder, splits in {
+        "mine": {"train": asked, "val": others, "again": renumbered, "half": half},
+        "yours": {"train": others[:3]},
+    }.items():
+        meta = {"dataset": "custom", "metric": "vqa", "sources": {}}
+        write_prepared(tmp_path / folder, splits, vocabulary, **meta)
+        prepared = Prepared.open(tmp_path / folder)
+        opened |= {f"{folder}/{name}": prepared.split(name) for name in splits}
+    train = opened["mine/train"]
+    names = {"dataset": "custom", "split": "train"}
+    ours = {**names, "digest": train.questions_digest, "content": train.digest}
+    imported = {**names, "digest": "", "content": ""}
+
+    def count(trained: dict[str, Any], name: str) -> int:
+        checkpoint = cast(Checkpoint, SimpleNamespace(trained_on=[trained]))
+        return count_trained_on(checkpoint, prepared, opened[name])
+
+    assert {name: count(ours, name) for name in opened if count(ours, name)} == {
+        "mine/train": 4,
+        "mine/again": 4,
+    }
+    assert [name for name in opened if count(imported, name)] == ["mine/train", "yours/train"]
+    shared = {name: count_shared([train, train], split) for name, split in opened.items()}
+    assert list(shared.values()) == [4, 0, 4, 2, 0]
 
 
 def test_sizes_follow_the_data(lab):

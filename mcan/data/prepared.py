@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcan.data.arrays import Ids, RaggedArray, RaggedBuilder, Text, map_arrays
+from mcan.data.arrays import Ids, RaggedArray, RaggedBuilder, Text, array_to_ids, map_arrays
 from mcan.errors import DataError
 from mcan.files import sha256_of
 from mcan.text.vocabulary import Vocabulary, tokenise
@@ -102,8 +102,12 @@ class Split:
 
     @property
     def questions_digest(self) -> str:
-        """SHA-256 of the question ids in their order: equal for the same questions."""
-        return hashlib.sha256(self.question_ids.tobytes()).hexdigest()
+        """SHA-256 of images and questions in their order. Ids of questions may start again in
+        every dataset, so they are not part of it."""
+        digest = hashlib.sha256("\n".join(map(str, array_to_ids(self.image_ids))).encode())
+        for values in (self.image_index, self.questions.values, self.questions.offsets):
+            digest.update(values.tobytes())
+        return digest.hexdigest()
 
     def __reduce__(self) -> Any:
         # A worker process maps the file again, so all share its pages.

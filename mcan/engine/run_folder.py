@@ -133,9 +133,12 @@ def check_resumable(checkpoint: Checkpoint, now: Checkpoint, where: Path) -> Non
             f"{checkpoint.source}: written by an earlier version of this project: it can be "
             "evaluated, but training cannot be resumed from it"
         )
-    # The stores without their paths: they may have moved.
+    # The stores without their paths: they may have moved. `content` covers the digest.
     data, earlier = (
-        [{**split, "stores": [*split["stores"].values()]} for split in described.trained_on]
+        [
+            {**split, "digest": "", "stores": [*split["stores"].values()]}
+            for split in described.trained_on
+        ]
         for described in (now, checkpoint)
     )
     same_vocabulary = now.vocabulary_digest == checkpoint.vocabulary_digest

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from mcan.console import align, natural, positive
+from mcan.console import align, message, natural, positive
 from mcan.errors import DataError
 from mcan.files import file_on_disk, sha256_of
 from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example, RawSplit, read_vqa
 from mcan.text.answers import normalise_answer
-from mcan.text.vocabulary import Vocabulary, build_tokens
+from mcan.text.vocabulary import Vocabulary, build_tokens, unknown_words_warning
 
 TRAIN, VAL = "train", "val"
 
@@ -243,4 +243,8 @@ def write_dataset(
             bound = f"{100 * count['bound']:.2f} %"
         rows.append([name, *numbers, covered, bound])
     print(align(rows))
+    for name, count in counts.items():
+        where = f"{options.output}, split {name}"
+        if text := unknown_words_warning(where, count["unknown_words"], count["words"]):
+            message(f"warning: {text}")
     return 0

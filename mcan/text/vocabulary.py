@@ -81,6 +81,17 @@ class Vocabulary:
         return cls.from_json(path.read_bytes(), str(path))
 
 
+def unknown_words_warning(where: object, unknown: int, words: int) -> str | None:
+    """What is wrong if more than a tenth of the `words` of a split are `unknown`, or None."""
+    if unknown <= words / 10:
+        return None
+    return (
+        f"{where}: {unknown:,} of {words:,} words ({unknown / words:.0%}) are unknown to the "
+        "vocabulary: another language or other questions than those it was made of, or words "
+        "that no spaces separate; prepare.py --token-splits chooses the splits with the words"
+    )
+
+
 def build_tokens(questions: Iterable[str]) -> tuple[str, ...]:
     """PAD, UNK and the words of `questions`, in order of first appearance."""
     words = (word for question in questions for word in tokenise(question))

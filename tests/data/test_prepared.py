@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import pickle
 import random
@@ -77,18 +78,25 @@ def test_a_split_without_answers_or_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text_ids", [False, True])
 def test_digests(tmp_path: Path, text_ids: bool) -> None:
-    """`digest` is that of the file, `questions_digest` that of the question ids."""
+    """`digest` is that of the file, `questions_digest` that of images and questions."""
     examples = make_examples(4, [1], text_ids=text_ids)
-    other = [example._replace(question="?") for example in examples]
-    write_folder(tmp_path / "p", {"a": examples, "b": examples[::-1], "c": examples, "d": other})
+    number = itertools.count(100)
+    ids = [
+        e._replace(question_id=str(next(number)) if text_ids else next(number)) for e in examples
+    ]
+    changes = {"e": {"question": "?"}, "f": {"image_id": "9" if text_ids else 9}}
+    splits = {"a": examples, "b": examples[::-1], "c": examples, "d": ids}
+    splits |= {name: [e._replace(**new) for e in examples] for name, new in changes.items()}
+    write_folder(tmp_path / "p", splits)
     prepared = Prepared.open(tmp_path / "p")
     digests = {name: prepared.split(name).digest for name in "abcd"}
     assert digests == {name: prepared.digest(name) for name in "abcd"}
     content = (tmp_path / "p" / "a.h5").read_bytes()
     assert digests["a"] == digests["c"] == hashlib.sha256(content).hexdigest()
     assert len(set(digests.values())) == 3
-    asked = {name: prepared.split(name).questions_digest for name in "abd"}
-    assert asked["a"] == asked["d"] != asked["b"]
+    asked = {name: prepared.split(name).questions_digest for name in "abdef"}
+    assert asked["a"] == asked["d"]
+    assert len(set(asked.values())) == 4
 
 
 def test_reencoded_questions_survive_pickling(folder: Path) -> None:
