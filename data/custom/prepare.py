@@ -10,6 +10,7 @@ RECIPE = DatasetRecipe(
     splits={"train": ("questions.json", "annotations.json")},
     min_answer_count=1,
     carve_validation=0.1,
+    metric="vqa_normalised",
 )
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcan.data.prepared import Categories
-from mcan.text.answers import normalise_answer, strip_punctuation
+from mcan.text.answers import normalise_answer, strip_punctuation, strip_space
 
 Accuracies = NDArray[np.float64]
 Compared = tuple[Sequence[str], Callable[[str], str]]
@@ -27,36 +27,29 @@ class Metric:
     `compare` takes the human answers and returns them as they are compared, with the function that
     brings a prediction into the same form. `credit` maps the number of annotators who gave the
     predicted answer, and of all annotators, to an accuracy from 0 to 1. Training's soft targets are
-    the credit of human answers that `normalise` has given the form of the vocabulary's answers.
+    the credit of the normalised human answers.
     """
 
     compare: Callable[[Sequence[str]], Compared]
     credit: Callable[[int, int], float]
-    normalise: Callable[[str], str]
     meaning: str
 
 
-def _strip(text: str) -> str:
-    return text.replace("\n", " ").replace("\t", " ").strip()
-
-
-def _strip_and_normalise(text: str) -> str:
-    return normalise_answer(_strip(text))
+def _compare_normalised(answers: Sequence[str]) -> Compared:
+    return [normalise_answer(answer) for answer in answers], normalise_answer
 
 
 def _compare_vqa(answers: Sequence[str]) -> Compared:
     """White space is stripped on both sides; both are normalised if the annotators disagree."""
-    stripped = [_strip(answer) for answer in answers]
-    if len(set(stripped)) == 1:
-        return stripped, _strip
-    return [normalise_answer(answer) for answer in stripped], _strip_and_normalise
+    stripped = [strip_space(answer) for answer in answers]
+    return (stripped, strip_space) if len(set(stripped)) == 1 else _compare_normalised(answers)
 
 
 def _compare_vqa_pre2021(answers: Sequence[str]) -> Compared:
     """Predictions are normalised; human answers only lose punctuation, if annotators disagree."""
     if len(set(answers)) > 1:
         answers = [strip_punctuation(answer) for answer in answers]
-    return answers, _strip_and_normalise
+    return answers, normalise_answer
 
 
 def soft_score(count: int, annotators: int = 10) -> float:
@@ -75,18 +68,17 @@ def soft_score(count: int, annotators: int = 10) -> float:
 
 METRICS = {
     "exact": Metric(
-        lambda answers: (answers, str),
+        _compare_normalised,
         lambda matches, _: float(matches > 0),
-        str,
-        "share of right answers",
+        "share of right answers, normalised on both sides",
     ),
-    "vqa": Metric(
-        _compare_vqa, soft_score, normalise_answer, "the VQA organisers' accuracy since March 2021"
+    "vqa": Metric(_compare_vqa, soft_score, "the VQA organisers' accuracy since March 2021"),
+    "vqa_normalised": Metric(
+        _compare_normalised, soft_score, "`vqa`, but always normalised, also if all people agree"
     ),
     "vqa_pre2021": Metric(
         _compare_vqa_pre2021,
         soft_score,
-        normalise_answer,
         "the VQA organisers' accuracy before, as in older papers",
     ),
 }

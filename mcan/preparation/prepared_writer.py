@@ -23,6 +23,7 @@ from mcan.errors import DataError
 from mcan.evaluation.metrics import METRICS, upper_bound
 from mcan.files import saving, sha256_of, sync
 from mcan.preparation.questions import Example, RawSplit
+from mcan.text.answers import normalise_answer
 from mcan.text.vocabulary import UNK, Vocabulary
 
 Counts = dict[str, Any]
@@ -161,11 +162,12 @@ def _targets(
 ) -> tuple[RaggedArray, RaggedArray]:
     """The sparse soft target of each question: answers, and their scores in (0, 1].
 
-    An answer of the vocabulary scores the metric's credit for the annotators who gave it; they are
-    in order of first appearance.
+    An answer of the vocabulary scores the metric's credit for the annotators who gave it, by its
+    normalised form; they are in order of first appearance.
     """
     rule = METRICS[metric]
-    answer_of = [vocabulary.answer_index.get(rule.normalise(text)) for text in answers.strings]
+    classes = {normalise_answer(text): index for text, index in vocabulary.answer_index.items()}
+    answer_of = [classes.get(normalise_answer(text)) for text in answers.strings]
     targets, scores = RaggedBuilder("i"), RaggedBuilder("f")
     for codes in answers.codes:
         counts = Counter(answer_of[code] for code in codes.tolist())
@@ -178,15 +180,22 @@ def _targets(
 def _counts(
     arrays: Mapping[str, NDArray[Any]], split: RawSplit, vocabulary: Vocabulary, metric: str
 ) -> Counts:
-    """The counts of a split; `bound` is the metric's mean with the best answers, None without."""
-    bound = None
+    """The counts of a split; `bound` is the metric's mean with the best answers, None without.
+
+    `bound_normalised` is that of `vqa_normalised` (or `exact`): the mean of the best targets.
+    """
+    bound = normalised = None
+    scores, offsets = arrays["target_score"], arrays["target_offsets"]
     if split.answers.complete:
         bound = float(upper_bound(metric, split.answers, vocabulary.answers).mean())
+        best = np.maximum.reduceat(scores, offsets[:-1][np.diff(offsets) > 0]) if len(scores) else 0
+        normalised = float(np.sum(best, dtype=np.float64) / len(split))
     return {
         "questions": len(split),
         "images": len(split.images.names),
         "words": len(arrays["tokens"]),
         "unknown_words": int((arrays["tokens"] == UNK).sum()),
-        "without_target": int((np.diff(arrays["target_offsets"]) == 0).sum()),
+        "without_target": int((np.diff(offsets) == 0).sum()),
         "bound": bound,
+        "bound_normalised": normalised,
     }

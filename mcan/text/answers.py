@@ -48,6 +48,11 @@ _MOST_PERIODS = 32
 _CACHED = 1 << 17
 
 
+def strip_space(text: str) -> str:
+    """Without white space at the ends; line breaks and tabs become spaces."""
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
 @lru_cache(_CACHED)
 def strip_punctuation(text: str) -> str:
     """The first step: delete punctuation, or replace it by a space where it joins two words.
@@ -66,9 +71,10 @@ def strip_punctuation(text: str) -> str:
 
 @lru_cache(_CACHED)
 def normalise_answer(text: str) -> str:
-    """Both steps: punctuation; then lower case, number words to digits, articles, contractions.
+    """Space, punctuation; then lower case, number words to digits, articles, contractions.
 
     Vocabularies and targets hold answers in this form. It is the empty string for "a".
     """
-    words = (NUMBER_WORDS.get(word, word) for word in strip_punctuation(text).lower().split())
+    stripped = strip_punctuation(strip_space(text))
+    words = (NUMBER_WORDS.get(word, word) for word in stripped.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)

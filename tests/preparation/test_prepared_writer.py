@@ -39,7 +39,7 @@ POOL = ["yes", "Yes!", "a dog", "dog", "cat", "two", "2", "the", ""]
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(POOL), max_size=10), min_size=1, max_size=6),
-    st.sampled_from(["vqa", "vqa_pre2021", "exact"]),
+    st.sampled_from(["vqa", "vqa_pre2021", "vqa_normalised", "exact"]),
 )
 def test_targets_are_the_credit_of_each_answer(
     tmp_path_factory: pytest.TempPathFactory, answers: list[list[str]], metric: str
@@ -49,11 +49,11 @@ def test_targets_are_the_credit_of_each_answer(
     write(folder, {"a": examples}, metric=metric)
     found = targets(Prepared.open(folder), "a")
     for number, human in enumerate(answers):
-        exact = metric == "exact"
-        counts = Counter(human if exact else map(normalise_answer, human))
         expected = {
-            answer: pytest.approx(1.0 if exact else soft_score(count, len(human)), abs=1e-6)
-            for answer, count in counts.items()
+            answer: pytest.approx(
+                1 if metric == "exact" else soft_score(count, len(human)), abs=1e-6
+            )
+            for answer, count in Counter(map(normalise_answer, human)).items()
             if answer in VOCABULARY.answers
         }
         assert found[number] == expected
@@ -63,11 +63,12 @@ def test_targets_are_the_credit_of_each_answer(
 def test_counts(tmp_path: Path) -> None:
     counts = write(tmp_path / "p", {"a": EXAMPLES, "b": [Example(1, 1, "is it red")]})
     assert counts == Prepared.open(tmp_path / "p").meta["splits"]
-    names = ("questions", "images", "words", "unknown_words", "without_target", "bound")
-    assert counts["b"] == dict(zip(names, (1, 1, 3, 0, 1, None), strict=True))
+    names = ["questions", "images", "words", "unknown_words", "without_target", "bound"]
+    names.append("bound_normalised")
+    assert counts["b"] == dict(zip(names, (1, 1, 3, 0, 1, None, None), strict=True))
     # "a", given by all, is not normalised by the metric; "2" is the best of the second question.
-    bound = pytest.approx((1 + 0.9 + 0) / 3)
-    assert counts["a"] == dict(zip(names, (3, 2, 6, 3, 0, bound), strict=True))
+    bounds = pytest.approx((1 + 0.9 + 0) / 3), pytest.approx((1 + 0.9 + 1) / 3)
+    assert counts["a"] == dict(zip(names, (3, 2, 6, 3, 0, *bounds), strict=True))
 
 
 @pytest.fixture

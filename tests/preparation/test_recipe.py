@@ -22,7 +22,7 @@ def test_a_prepared_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     files = write_split(tmp_path, "train", TRAIN)
     files += write_split(tmp_path, "val", VAL, ".json.gz") + write_split(tmp_path, "test", TEST)
     prepared = prepare(CUSTOM, tmp_path, *files)
-    assert (prepared.dataset, prepared.metric) == ("custom", "vqa")
+    assert (prepared.dataset, prepared.metric) == ("custom", "vqa_normalised")
     assert prepared.splits == ("train", "val", "test")
     command = f"python data/custom/prepare.py {' '.join(files)}"
     assert prepared.meta["command"] == command
@@ -43,14 +43,18 @@ def test_a_prepared_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     train = prepared.split("train")
     assert train.human_answers[1] == list(TRAIN[1][3])
     assert train.question_types.names == ("is", "how", "what's", "what")
-    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    captured = capsys.readouterr()
+    printed = [" ".join(line.split()) for line in captured.out.splitlines()]
     assert printed == [
         f"{tmp_path / 'prepared'}: 19 tokens, 5 answers",
         "split questions images words unknown with target bound",
-        # "a dog" and "a" are given by all ten, and then the metric normalises nothing.
-        "train 6 3 21 0 100.00 % 66.67 %",
+        "train 6 3 21 0 100.00 % 100.00 %",
         "val 2 1 6 2 50.00 % 50.00 %",
         "test 2 1 6 2 - -",
+    ]
+    assert [line.split(" are ")[0] for line in captured.err.splitlines()] == [
+        f"warning: {tmp_path / 'prepared'}, split {split}: 2 of 6 words (33%)"
+        for split in ("val", "test")
     ]
 
 
