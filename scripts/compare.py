@@ -1,47 +1,58 @@
 #!/usr/bin/env python3
-"""Compare two runs question by question: `compare.py RUN RUN [key=value ...]`; see `--help`."""
+"""Compare two runs, or two groups of runs, question by question; see `--help`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mcan.config import Config, config_from_dict, load_config
 from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Prepared, Split
 from mcan.engine.run_folder import RunFolder
-from mcan.errors import DataError, RunError, command
+from mcan.errors import DataError, RunError, command, shorten
 from mcan.evaluation.comparison import (
     RESAMPLES,
+    RESAMPLES_OF_SEEDS,
     changed_questions,
     difference_table,
     differences,
     list_changed,
     outcomes,
+    signed,
 )
-from mcan.evaluation.metrics import METRICS, accuracies
+from mcan.evaluation.metrics import METRICS, accuracies, percentage
 from mcan.evaluation.results import PREDICTIONS_FILE, read_results
 from mcan.files import refuse_existing, save_text
 
 SHOWN = 10
+_OVERRIDE = re.compile(r"[\w.]+=")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
+        usage="compare.py RUN RUN [key=value ...] [options]\n"
+        "       compare.py --a RUN [RUN ...] --b RUN [RUN ...] [key=value ...] [options]",
         description="Difference B - A of the accuracies of two runs on the same questions, overall "
-        "and per type, with paired bootstrap intervals, and the questions that changed.",
+        "and per type, with paired bootstrap intervals, and the questions that changed. Groups of "
+        "runs are paired by seed, and the intervals cover questions and seeds.",
         epilog="At 95 %, 5 in 100 intervals exclude zero without a real difference; those of fewer "
-        "than about 30 questions are too narrow.",
+        "than about 30 questions or 10 seeds are too narrow.",
     )
     described = (
         "A and B: a run folder (its evaluation at the latest step counts), or a folder with a "
-        f"{PREDICTIONS_FILE} of eval.py"
+        f"{PREDICTIONS_FILE} of eval.py; key=value changes a key of the runs' configs: "
+        "data.prepared=... says where the data is now"
     )
-    parser.add_argument("runs", metavar="RUN", nargs=2, type=Path, help=described)
-    moved = "change a key of the runs' configs: data.prepared=... says where the data is now"
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=moved)
+    parser.add_argument("arguments", metavar="RUN | key=value", nargs="*", help=described)
+    for name in ("--a", "--b"):
+        group = f"the runs of group {name[2:].upper()}, one of each seed"
+        parser.add_argument(name, metavar="RUN", nargs="+", default=[], help=group)
     parser.add_argument("--split", help="split to compare (default: data.evaluate of A)")
     parser.add_argument("--metric", choices=METRICS, help="default: as eval.py for A")
     parser.add_argument(
@@ -53,80 +64,144 @@ def parse() -> argparse.Namespace:
     percent = "of the intervals, in %% (default: 95)"
     parser.add_argument("--confidence", type=int, choices=(90, 95, 99), default=95, help=percent)
     parser.add_argument("--json", type=Path, help="write everything, with all changed questions")
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    texts = [*args.arguments, *args.a, *args.b]
+    args.overrides = [text for text in texts if _OVERRIDE.match(text)]
+    alone, args.a, args.b = (
+        [Path(text) for text in given if not _OVERRIDE.match(text)]
+        for given in (args.arguments, args.a, args.b)
+    )
+    if len(alone) == 2 and not (args.a or args.b):
+        args.a, args.b = alone[:1], alone[1:]
+    elif alone or not (args.a and args.b):
+        raise RunError("name two runs, RUN RUN, or two groups, --a RUN ... --b RUN ...")
+    elif twice := {path.resolve() for path in args.a} & {path.resolve() for path in args.b}:
+        raise RunError(f"{twice.pop()}: in both groups; compare it with another run")
+    return args
 
 
 def main() -> None:
     args = parse()
     refuse_existing(args.json, "--json")
-    targets: list[Path] = args.runs
-    config, other = read_configs(targets, args.overrides)
+    configs = read_configs([*args.a, *args.b], args.overrides)
+    groups = pair_by_seed(args.a, args.b, configs)
+    config = configs[groups[0][0]]
     name = args.split or config.data.evaluate
     if name is None:
-        raise RunError(f"{targets[0]}: the config has no data.evaluate; name a split with --split")
-    prepared = Prepared.open(config.data.prepared)
-    metric: str = args.metric or config.evaluation.metric or prepared.metric
-    split = read_split(prepared, Prepared.open(other.data.prepared), name)
-    ids, where = array_to_ids(split.question_ids), f"split {name} of {prepared.folder}"
+        raise RunError(f"{args.a[0]}: the config has no data.evaluate; name a split with --split")
+    paths = dict.fromkeys([config.data.prepared, *(c.data.prepared for c in configs.values())])
+    prepared = {path: Prepared.open(path) for path in paths}
+    home, *others = prepared.values()
+    found = {c.evaluation.metric or prepared[c.data.prepared].metric for c in configs.values()}
+    if len(found) > 1 and not args.metric:
+        raise RunError(f"scored with {' and '.join(sorted(found))}; choose one with --metric")
+    metric: str = args.metric or found.pop()
+    split = read_split(home, others, name)
+    ids, where = array_to_ids(split.question_ids), f"split {name} of {home.folder}"
     humans = list(split.human_answers)
-    folders = [find_predictions(target, name) for target in targets]
-    answers_a, answers_b = (read_results(f / PREDICTIONS_FILE, ids, where) for f in folders)
-    scores_a, scores_b = (accuracies(metric, given, humans) for given in (answers_a, answers_b))
+    folders = [[find_predictions(target, name) for target in group] for group in groups]
+    answers_a, answers_b = (
+        [read_results(folder / PREDICTIONS_FILE, ids, where) for folder in group]
+        for group in folders
+    )
+    scores_a, scores_b = (
+        np.array([accuracies(metric, given, humans) for given in group])
+        for group in (answers_a, answers_b)
+    )
+    by_seed = [percentage(change) for change in scores_b - scores_a]
+    resamples = RESAMPLES if len(by_seed) == 1 else RESAMPLES_OF_SEEDS
 
     rows = differences(scores_a, scores_b, split, args.by == "image", args.confidence)
     counts = outcomes(scores_a, scores_b)
     changed = changed_questions(answers_a, answers_b, scores_a, scores_b, split)
     if args.json:
+        named = [str(group[0]) if len(group) == 1 else [*map(str, group)] for group in folders]
         record = {
-            "a": str(folders[0]),
-            "b": str(folders[1]),
-            "prepared": str(prepared.folder),
+            "a": named[0],
+            "b": named[1],
+            "prepared": str(home.folder),
             "split": name,
             "metric": metric,
             "by": args.by,
-            "resamples": RESAMPLES,
+            "resamples": resamples,
             "confidence": args.confidence,
+            "by_seed": by_seed,
             "differences": [row._asdict() for row in rows],
             "outcomes": counts,
             "changed": changed,
         }
         save_text(args.json, json.dumps(record, indent=2) + "\n")
-    print(f"A: {folders[0]}\nB: {folders[1]}")
-    print(f"split {name}, metric {metric}; {RESAMPLES:,} resamples of {args.by}s\n")
+    for label, group in zip("AB", folders, strict=True):
+        print(*(f"{label}: {folder}" for folder in group), sep="\n")
+    drawn = f"{args.by}s" + (f" and {len(by_seed)} seeds" if len(by_seed) > 1 else "")
+    print(f"split {name}, metric {metric}; {resamples:,} resamples of {drawn}\n")
     print(difference_table(rows, args.confidence))
-    print("* the interval excludes zero\n")
+    print("* the interval excludes zero")
+    print(f"{seed_note(by_seed, args.by)}\n")
     print(", ".join(f"{outcome}: {count:,}" for outcome, count in counts.items()))
     if changed:
         print(f"\nchanged, {min(SHOWN, len(changed))} of {len(changed):,}:")
         print(list_changed(changed[:SHOWN]))
 
 
-def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> list[Config]:
+def seed_note(by_seed: Sequence[float], by: str) -> str:
+    """What one seed alone cannot tell: a sentence on the differences `by_seed`, in points."""
+    if len(by_seed) == 1:
+        return (
+            f"one seed each: the intervals cover the choice of {by}s, not the randomness of "
+            "training, which only runs with several seeds show (--a RUN ... --b RUN ...)"
+        )
+    shown = ", ".join(map(signed, by_seed))
+    return f"B - A by seed: {shown}; one seed alone cannot tell how much another differs"
+
+
+def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> dict[Path, Config]:
     """The config of the run that each target is, or in whose predictions/ it is.
 
-    Without a run, it is that of the other target, or of `overrides` alone.
+    Of two targets, one without a run has that of the other, or of `overrides` alone.
     """
-    found = []
+    found: dict[Path, Config] = {}
     for target in targets:
+        if not target.is_dir():
+            raise RunError(f"{target}: no such run folder")
         candidates = map(RunFolder, (target, target.resolve().parent.parent))
-        run = next((each for each in candidates if each.exists), None)
-        found.append(load_config(run.config, overrides) if run else None)
-    ours, theirs = found
-    if ours is None and theirs is None:
+        if run := next((each for each in candidates if each.exists), None):
+            found[target] = load_config(run.config, overrides)
+        elif len(targets) > 2:
+            raise RunError(f"{target}: not in a run folder, so its seed is unknown")
+    if not found:
         # Only the prepared data, the split and the metric are used.
         stated = {"name": "comparison", "data": {"images": ["none"]}}
         where = f"{targets[0]} and {targets[1]} are not in run folders"
-        ours = config_from_dict(stated, where, overrides)
-    return [config for config in (ours or theirs, theirs or ours) if config]
+        found[targets[0]] = config_from_dict(stated, where, overrides)
+    known = next(iter(found.values()))
+    return {target: found.get(target, known) for target in targets}
 
 
-def read_split(prepared: Prepared, other: Prepared, name: str) -> Split:
-    """The split of `prepared`; `DataError` if that of `other` has other questions."""
-    split, theirs = prepared.split(name), other.split(name)
-    # Their ids are compared with those of the predictions.
-    if list(theirs.questions) != list(split.questions):
-        reason = "compare runs on the same questions"
-        raise DataError(f"{theirs.path}: other questions than in {split.path}; {reason}")
+def pair_by_seed(
+    a: Sequence[Path], b: Sequence[Path], configs: Mapping[Path, Config]
+) -> tuple[list[Path], list[Path]]:
+    """Both groups in the order of their seeds; one run each is a pair, whatever its seed."""
+    if len(a) == len(b) == 1:
+        return [*a], [*b]
+    of_a, of_b = ({configs[target].seed: target for target in group} for group in (a, b))
+    if of_a.keys() != of_b.keys() or len(a) > len(of_a) or len(b) > len(of_b):
+        seeds = [shorten(sorted(configs[target].seed for target in group)) for group in (a, b)]
+        raise RunError(
+            f"the runs of --a have the seeds {seeds[0]}, those of --b {seeds[1]}; runs are paired "
+            "by seed, so both groups need one run of each seed"
+        )
+    return [of_a[seed] for seed in sorted(of_a)], [of_b[seed] for seed in sorted(of_a)]
+
+
+def read_split(home: Prepared, others: Sequence[Prepared], name: str) -> Split:
+    """The split of `home`; `DataError` if that of another has other questions."""
+    split = home.split(name)
+    for theirs in (other.split(name) for other in others):
+        # Their ids are compared with those of the predictions.
+        if list(theirs.questions) != list(split.questions):
+            reason = "compare runs on the same questions"
+            raise DataError(f"{theirs.path}: other questions than in {split.path}; {reason}")
     if not split.human_answers.complete:
         raise DataError(f"{split.path}: questions without human answers to score against")
     return split

@@ -1,16 +1,19 @@
-"""Two sets of predictions for the same questions: differences with intervals, what changed.
+"""Two groups of predictions for the same questions: differences with intervals, what changed.
 
 Intervals are bootstrap percentiles of a mean (Efron & Tibshirani 1993, chapter 13). How often each
 distinct unit occurs in a resample is drawn from a multinomial distribution. Differences of
-accuracies take few distinct values, so no array has M x resamples entries.
+accuracies take few distinct values, so no array has M x resamples entries. All seeds answer the
+same questions, so questions and seeds are drawn independently (Owen 2007, "The pigeonhole
+bootstrap").
 
-N questions, M units that are resampled, K distinct units.
+N questions, M units that are resampled, K distinct units, S seeds: pairs of runs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +25,8 @@ from mcan.data.prepared import Split
 from mcan.evaluation.metrics import Accuracies, percentage, rows_by_type
 
 RESAMPLES = 10_000
+RESAMPLES_OF_SEEDS = 2_000
+"""Of several seeds, which have many distinct units: five seeds of VQA v2 take 8 ms a resample."""
 _DECIMALS = 9  # sums that differ by rounding errors only are one value
 _DRAWN_AT_ONCE = 1 << 20
 
@@ -32,34 +37,37 @@ def bootstrap_interval(
     confidence: float = 95.0,
     resamples: int = RESAMPLES,
 ) -> list[float] | None:
-    """Both ends of the interval of the mean of `values` (N,), such as paired differences.
+    """Both ends of the interval of the mean of `values` (S, N) or (N,), paired differences.
 
-    Questions are resampled, or whole clusters (Field & Welsh 2007) if `clusters` (N,) gives the
-    index of each question's cluster. None for fewer than two units, which have no spread.
+    Seeds are resampled, and questions, or whole clusters (Field & Welsh 2007) if `clusters` (N,)
+    gives the index of each question's cluster. None for fewer than two units, which have no spread.
     Percentile intervals of few units are too narrow: for 20 normal values, 93 % instead of 95 %
     contain the true mean.
     """
-    clusters = np.arange(len(values)) if clusters is None else clusters
+    values = np.atleast_2d(values)
+    seeds = len(values)
+    clusters = np.arange(values.shape[1]) if clusters is None else clusters
     _, cluster, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     drawn = len(sizes)
     if drawn < 2:
         return None
-    sums = np.bincount(cluster, weights=values).round(_DECIMALS)
-    # (K, 2) distinct sums and sizes, and how many clusters have them.
-    units, counts = np.unique(np.column_stack([sums, sizes]), axis=0, return_counts=True)
+    sums = [np.bincount(cluster, weights=of_seed).round(_DECIMALS) for of_seed in values]
+    # (K, S + 1) distinct sums and sizes, and how many clusters have them.
+    units, counts = np.unique(np.column_stack([*sums, sizes]), axis=0, return_counts=True)
     random, means = np.random.default_rng(0), []
     step = max(1, _DRAWN_AT_ONCE // len(units))
     for first in range(0, resamples, step):
         size = min(step, resamples - first)
-        totals = random.multinomial(drawn, counts / drawn, size) @ units
-        means.append(totals[:, 0] / totals[:, 1])
+        totals = random.multinomial(drawn, counts / drawn, size) @ units  # (size, S + 1)
+        of_seeds = random.multinomial(seeds, [1 / seeds] * seeds, size) * totals[:, :-1]
+        means.append(of_seeds.sum(1) / (seeds * totals[:, -1]))
     tail = (100 - confidence) / 200
     ends: list[float] = np.quantile(np.concatenate(means), [tail, 1 - tail]).tolist()
     return ends
 
 
 class Difference(NamedTuple):
-    """Accuracies in percent over the questions of a group, and B - A with its interval."""
+    """Accuracies in percent over some questions and all seeds, and B - A with its interval."""
 
     kind: str  # overall, answer type or question type
     name: str  # of the type
@@ -73,7 +81,7 @@ class Difference(NamedTuple):
 def differences(
     scores_a: Accuracies, scores_b: Accuracies, split: Split, by_image: bool, confidence: float
 ) -> list[Difference]:
-    """Overall, per answer type and per question type of `split`; scores (N,), 0 to 1.
+    """Overall, per answer type and per question type of `split`; scores (S, N), 0 to 1.
 
     `by_image` resamples images instead of questions.
     """
@@ -83,43 +91,58 @@ def differences(
         groups += [(kind, name, rows) for name, rows in rows_by_type(types).items()]
     found = []
     for kind, name, rows in groups:
-        a, b = scores_a[rows], scores_b[rows]
-        of_a, of_b = percentage(a), percentage(b)
+        a, b = scores_a[:, rows], scores_b[:, rows]
+        of_a, of_b = fmean(map(percentage, a)), fmean(map(percentage, b))
         images = split.image_index[rows] if by_image else None
-        interval = bootstrap_interval(100 * (b - a), images, confidence)
-        found.append(Difference(kind, name, len(a), of_a, of_b, of_b - of_a, interval))
+        resamples = RESAMPLES if len(a) == 1 else RESAMPLES_OF_SEEDS
+        interval = bootstrap_interval(100 * (b - a), images, confidence, resamples)
+        found.append(Difference(kind, name, int(rows.sum()), of_a, of_b, of_b - of_a, interval))
     return found
 
 
 def outcomes(scores_a: Accuracies, scores_b: Accuracies) -> dict[str, int]:
-    """How many questions B answers better than A, worse, and equally well."""
-    better, worse = int((scores_b > scores_a).sum()), int((scores_b < scores_a).sum())
-    equal = len(scores_a) - better - worse
+    """How many questions B answers better than A, worse, and equally well; scores (S, N)."""
+    change = _changes(scores_a, scores_b)
+    better, worse = int((change > 0).sum()), int((change < 0).sum())
+    equal = len(change) - better - worse
     return {"better with B": better, "worse with B": worse, "equal": equal}
 
 
+def _changes(scores_a: Accuracies, scores_b: Accuracies) -> Accuracies:
+    """(N,) the change of each question's mean over seeds, exactly 0 if there is none."""
+    changes: Accuracies = (scores_b - scores_a).mean(0).round(_DECIMALS)
+    return changes
+
+
 def changed_questions(
-    answers_a: Sequence[str],
-    answers_b: Sequence[str],
+    answers_a: Sequence[Sequence[str]],
+    answers_b: Sequence[Sequence[str]],
     scores_a: Accuracies,
     scores_b: Accuracies,
     split: Split,
 ) -> list[dict[str, Any]]:
-    """The questions whose accuracy differs, in the order of `split`; accuracies in percent."""
-    rows = np.flatnonzero(scores_a != scores_b)
+    """The questions whose mean accuracy differs, in the order of `split`; accuracies in percent.
+
+    Answers S x N, scores (S, N), 0 to 1.
+    """
+    rows = np.flatnonzero(_changes(scores_a, scores_b))
+    of_a, of_b = ([*zip(*answers, strict=True)] for answers in (answers_a, answers_b))
     found = []
     for row, question_id in zip(rows.tolist(), array_to_ids(split.question_ids[rows]), strict=True):
-        a, b = 100 * float(scores_a[row]), 100 * float(scores_b[row])
-        counts = Counter(split.human_answers[row]).most_common()
+        a, b = (100 * float(scores[:, row].mean()) for scores in (scores_a, scores_b))
         entry = {
             "question_id": question_id,
             "question": split.questions[row],
-            "answer_a": answers_a[row],
-            "answer_b": answers_b[row],
-            "human_answers": ", ".join(f"{answer} ({count})" for answer, count in counts),
+            "answer_a": of_a[row][0] if len(of_a[row]) == 1 else _counted(of_a[row]),
+            "answer_b": of_b[row][0] if len(of_b[row]) == 1 else _counted(of_b[row]),
+            "human_answers": _counted(split.human_answers[row]),
         }
         found.append({**entry, "accuracy_a": a, "accuracy_b": b, "change": b - a})
     return found
+
+
+def _counted(answers: Iterable[str]) -> str:
+    return ", ".join(f"{answer} ({count})" for answer, count in Counter(answers).most_common())
 
 
 def difference_table(rows: Sequence[Difference], confidence: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -50,6 +51,31 @@ def test_few_questions_against_a_loop(per_image):
     expected = by_loop(values, clusters, 5_000)
     error = (expected[1] - expected[0]) / (2 * Z)
     assert list(found) == pytest.approx(list(expected), abs=0.15 * error)
+
+
+@pytest.mark.parametrize("clusters", [None, [0, 0, 1, 2]], ids=["questions", "images"])
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_seeds_and_questions_by_enumeration(seeds, clusters):
+    """Every resample of the seeds, each with every resample of the questions or images."""
+    values = np.random.default_rng(7).normal(size=(seeds, 4)).round(1)
+    units = [[0], [1], [2], [3]] if clusters is None else [[0, 1], [2], [3]]
+    means = [
+        np.mean([values[seed, row] for seed in of_seeds for unit in drawn for row in unit])
+        for of_seeds in itertools.product(range(seeds), repeat=seeds)
+        for drawn in itertools.product(units, repeat=len(units))
+    ]
+    chosen = None if clusters is None else np.array(clusters)
+    found = bootstrap_interval(values, chosen, resamples=200_000)
+    exact = np.quantile(means, [0.025, 0.975])
+    assert found == pytest.approx(list(exact), abs=0.02 * np.ptp(means))
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """Many questions, each with the same difference within a seed: only the seeds vary."""
+    of_seeds = draw(30, same=0.0)
+    found = bootstrap_interval(np.tile(of_seeds[:, None], (1, 2_000)))
+    assert found == pytest.approx(bootstrap_interval(of_seeds), abs=0.02)
+    assert bootstrap_interval(np.full((3, 2_000), 0.25)) == [0.25, 0.25]
 
 
 def test_skewed_counts_against_the_binomial():

@@ -49,9 +49,12 @@ def predict(folder: Path, answers: dict[Any, str]) -> None:
     (folder / "predictions.json").write_text(json.dumps(entries))
 
 
-def make_run(folder: Path, answers: dict[int, str], **data: Any) -> None:
+def make_run(
+    folder: Path, answers: dict[int, str], seed: int = 0, metric: str | None = None, **data: Any
+) -> None:
     predict(folder / "predictions" / STEP, answers)
     config = {"name": folder.name, "data": {"prepared": "prepared", "images": ["no.h5"], **data}}
+    config |= {"seed": seed, "evaluation": {"metric": metric}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
@@ -62,6 +65,8 @@ def lab(tmp_path: Path) -> Lab:
     prepare(tmp_path / "prepared", {"val": EXAMPLES, "test": silent})
     make_run(tmp_path / "runs" / "a", ANSWERS_A)
     make_run(tmp_path / "runs" / "b", ANSWERS_B)
+    for name, answers in (("a", ANSWERS_B), ("b", ANSWERS_A)):
+        make_run(tmp_path / "runs" / f"{name}_5", answers | {6: "blue"}, seed=5)
     return Lab(tmp_path)
 
 
@@ -109,6 +114,41 @@ def test_intervals_by_enumeration(lab):
         assert row["interval"] == pytest.approx(expected.tolist(), abs=tolerance)
 
 
+def test_groups_are_paired_by_seed(lab):
+    """Seed 5 changes the other way, and both of its runs answer the last question."""
+    groups = ("--a", "runs/a_5", "runs/a", "--b", "runs/b", "runs/b_5")
+    record = compared(lab, *groups)
+    steps = [f"runs/{name}/predictions/{STEP}" for name in ("a", "a_5", "b", "b_5")]
+    assert record["a"] + record["b"] == steps
+    change = np.mean(CHANGES)
+    assert record["by_seed"] == pytest.approx([change, -change])
+    overall = record["differences"][0]
+    accuracy = np.mean([*ACCURACIES_A, *ACCURACIES_B]) + 100 / 12
+    assert [overall["accuracy_a"], overall["accuracy_b"]] == pytest.approx([accuracy, accuracy])
+    assert overall["difference"] == pytest.approx(0)
+    # Both seeds change alike with probability 1/2: then the difference of a draw of questions.
+    drawn = np.array([np.mean(each) for each in itertools.product(CHANGES, repeat=6)])
+    means = np.concatenate([drawn, -drawn, np.zeros(2 * len(drawn))])
+    expected = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
+    assert overall["interval"] == pytest.approx(expected.tolist(), abs=2)
+    assert record["outcomes"] == {"better with B": 0, "worse with B": 0, "equal": 6}
+    printed = compare(lab, *groups).out.splitlines()
+    assert [line[3:] for line in printed[:4]] == steps
+    assert "split val, metric vqa; 2,000 resamples of questions and 2 seeds" in printed
+    assert any(line.startswith("B - A by seed: +28.33, -28.33; one seed alone") for line in printed)
+
+
+def test_answers_of_several_seeds(lab):
+    make_run(lab.folder / "runs" / "c_5", ANSWERS_B, seed=5)
+    groups = ("--a", "runs/a", "runs/a_5", "--b", "runs/b", "runs/c_5")
+    changed = compared(lab, *groups)["changed"]
+    assert {item["question_id"]: item["change"] for item in changed} == pytest.approx(
+        {2: 50, 3: 5, 4: -20, 5: 50, 6: -50}
+    )
+    assert changed[0]["answer_a"] == "yes (1), no (1)"
+    assert changed[0]["answer_b"] == "no (2)"
+
+
 def test_what_is_printed(lab):
     result = compare(lab, "runs/a", "runs/b", "--confidence", "90")
     assert result.status == 0, result.err
@@ -119,6 +159,9 @@ def test_what_is_printed(lab):
     assert " ".join(lines[4].split()) == "questions A % B % B - A 90 % interval"
     assert lines[5].split()[:5] == ["overall", "6", "48.33", "76.67", "+28.33"]
     assert " ".join(lines[6].split()) == "answer type: number 1 90.00 100.00 +10.00 -"
+    assert any(
+        line.startswith("one seed each: the intervals cover the choice of") for line in lines
+    )
     assert "better with B: 3, worse with B: 1, equal: 2" in lines
     assert result.out.endswith(
         "changed, 4 of 4:\n"
@@ -224,6 +267,9 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     shutil.rmtree(runs / "c_unevaluated" / "predictions")
     make_run(runs / "c_no_split", ANSWERS_B, evaluate=None)
     make_run(runs / "c_reworded", ANSWERS_B, prepared="reworded")
+    make_run(runs / "b_1", ANSWERS_B, seed=1)
+    make_run(runs / "c_1", ANSWERS_A, seed=1)
+    make_run(runs / "c_exact", ANSWERS_B, metric="exact")
     predict(folder / "lone", ANSWERS_B)
     (folder / "there.json").write_text("mine")
     return Lab(folder)
@@ -239,8 +285,23 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         ("runs/a runs/c_reworded", r"reworded/val.h5: other questions than in prepared/val.h5"),
         ("runs/a runs/b --split test", r"test.h5: questions without human answers to score agains"),
         ("runs/a runs", r"runs: no evaluation of val in predictions/; make one with eval.py"),
-        ("runs/a runs/b runs/b", r'command line: "runs/b" is not an override'),
+        ("runs/a runs/b runs/b", r"name two runs, RUN RUN, or two groups, --a RUN"),
         ("runs/a runs/b --json there.json", r"there.json: exists; choose another --json"),
+        ("runs/a runs/gone", r"runs/gone: no such run folder"),
+        ("lone prepared/meta.json", r"prepared/meta.json: no such run folder"),
+        ("--a runs/a", r"name two runs, RUN RUN, or two groups"),
+        ("runs/a runs/b --a runs/a --b runs/b", r"name two runs, RUN RUN, or two groups"),
+        ("--a runs/a --b runs/a", r"runs/a: in both groups; compare it with another run"),
+        ("--a runs/a runs/c_1 --b runs/b runs/a", r"runs/a: in both groups"),
+        (
+            "--a runs/a runs/c_1 --b runs/b",
+            r"the runs of --a have the seeds 0, 1, those of --b 0; runs are paired by seed",
+        ),
+        ("--a runs/a runs/b --b runs/b_1 runs/c_1", r"the seeds 0, 0, those of --b 1, 1; runs"),
+        ("--a runs/a runs/a --b runs/b runs/b_1", r"the seeds 0, 0, those of --b 0, 1; runs"),
+        ("--a runs/a lone --b runs/b runs/b_1", r"lone: not in a run folder, so its seed is"),
+        ("--a runs/a runs/c_1 --b runs/c_exact runs/b_1", r"exact and vqa; choose one with --m"),
+        ("--a runs/a runs/c_1 --b runs/c_reworded runs/b_1", r"other questions than in prepared"),
         ("lone lone", r"lone and lone are not in run folders: data.prepared is missing"),
     ],
 )
