@@ -50,7 +50,7 @@ class TableLab(Lab):
     ) -> Callable[[], Result]:
         def both() -> None:
             mcan.tables.running.Popen = Forked
-            mcan.tables.writing.write_figure = lambda *_: None
+            mcan.tables.writing.write_figures = lambda *_: None
             if patch is not None:
                 patch()
 

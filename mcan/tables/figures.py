@@ -1,4 +1,4 @@
-"""table.png: a dot per row and column, or lines if the table has a plot.
+"""table.png: a dot per row and column, or lines if the table has a plot. curves.png: learning.
 
 Colours are those of Okabe and Ito, and what a colour distinguishes, a marker does too. Equal
 results give equal bytes on one version of matplotlib.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LEAST_SPAN = 2.0
 """Points that a panel spans at least: a difference of 0.1 stays small."""
+SPREAD = "mean ± sample standard deviation over seeds"
 _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,11 +39,15 @@ _STYLE: Any = {
 }
 
 
-def write_figure(path: Path, summary: TableSummary) -> None:
-    """Write the results as a PNG."""
+def write_figures(folder: Path, summary: TableSummary) -> None:
+    """Write table.png, and curves.png if there are learning curves."""
     options: Any = {"format": "png", "metadata": {"Software": None}}
     with drawing():
-        write_atomically(path, partial(draw_table(summary).savefig, **options))
+        write_atomically(folder / "table.png", partial(draw_table(summary).savefig, **options))
+        if summary.has_curves:
+            write_atomically(
+                folder / "curves.png", partial(draw_curves(summary).savefig, **options)
+            )
 
 
 @contextmanager
@@ -77,13 +82,14 @@ def draw_table(summary: TableSummary) -> Figure:
     names = [textwrap.fill(row.row.name, 30, break_on_hyphens=False) for row in summary.rows]
     lines = sum(1 + name.count("\n") for name in names)
     across, height = (4, 1 + 0.3 * lines) if plot is None else (2, 3 + 0.2 * len(series))
-    down = math.ceil(len(summary.columns) / across)
-    across = math.ceil(len(summary.columns) / down)
+    columns = [name for name in summary.columns if not summary.counts(name)] or summary.columns
+    down = math.ceil(len(columns) / across)
+    across = math.ceil(len(columns) / down)
     # 880 pixels: what a README shows without scaling.
     figure = Figure(figsize=(8.8, down * height + 1), layout="constrained")
     figure.suptitle(textwrap.fill(summary.table.title, 90), fontweight="bold")
     panels = []
-    for number, column in enumerate(summary.columns, 1):
+    for number, column in enumerate(columns, 1):
         panels.append(figure.add_subplot(down, across, number, title=column))
     handles: dict[str, Any] = {}
     for number, (name, points) in enumerate(series.items()):
@@ -92,7 +98,7 @@ def draw_table(summary: TableSummary) -> Figure:
         hollow = {**style, "linestyle": "none", "fillstyle": "none", "markersize": 10}
         cited = f"{name}, published" if plot else "published"
         cited += "" if all(each.row.verified for each in rows) else " (from memory)"
-        for panel, column in zip(panels, summary.columns, strict=True):
+        for panel, column in zip(panels, columns, strict=True):
             cells = [row.cells[column] for row in rows]
             drawn = {name: ([cell.mean for cell in cells], style)}
             published = [cell.published for cell in cells]
@@ -117,12 +123,43 @@ def draw_table(summary: TableSummary) -> Figure:
             panel.set_xticks(sorted({x for points in series.values() for x, _ in points}))
             panel.set(xlabel=plot.x, ylabel="accuracy (%)")
     span = _share_span(panels, "y" if plot else "x")
+    _add_legend(figure, handles, f"{SPREAD}; every panel spans {span:.3g} points")
+    return figure
+
+
+def draw_curves(summary: TableSummary) -> Figure:
+    """Accuracy over the epochs of training: per row, a line for the mean and a band of spread.
+
+    A row has the epochs after which all its finished runs were evaluated.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8.8, 5 + 0.1 * len(summary.rows)), layout="constrained")
+    figure.suptitle(textwrap.fill(summary.table.title, 90), fontweight="bold")
+    panel, handles = figure.subplots(), {}
+    for number, row in enumerate(summary.rows):
+        epochs = sorted(set.intersection(*map(set, row.curves.values())) if row.curves else ())
+        if epochs:
+            values = np.array([[curve[epoch] for epoch in epochs] for curve in row.curves.values()])
+            mean, style = values.mean(0), line_style(number)
+            spread = values.std(0, ddof=1) if len(values) > 1 else 0
+            (handles[row.row.name],) = panel.plot(epochs, mean, markersize=4, **style)
+            band: Any = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
+            panel.fill_between(epochs, mean - spread, mean + spread, **band)
+    splits = dict.fromkeys(str(run.config.data.evaluate) for r in summary.rows for run in r.runs)
+    panel.set(xlabel="epoch", ylabel=f"accuracy (%) on {', '.join(splits)}")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _share_span([panel], "y")
+    _add_legend(figure, handles, SPREAD)
+    return figure
+
+
+def _add_legend(figure: Figure, handles: Mapping[str, Any], note: str) -> None:
     if handles:
-        note = f"mean ± sample standard deviation over seeds; every panel spans {span:.3g} points"
         legend: Any = {"loc": "outside lower center", "title": note}
         legend["ncols"] = max(1, min(3, 100 // (max(map(len, handles)) + 6)))
         figure.legend(handles.values(), handles, **legend)
-    return figure
 
 
 def _share_span(panels: Sequence[Axes], along: str) -> float:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, FiniteFloat, ValidationError
 
@@ -16,6 +17,8 @@ from mcan.errors import DataError, RunError
 from mcan.files import sha256_of
 from mcan.section import Section
 from mcan.tables.planning import PlannedRun, distinct
+
+Value = TypeVar("Value")
 
 
 class RunMetrics(Section):
@@ -108,9 +111,23 @@ def collect(runs: Sequence[PlannedRun], data: DataCache) -> dict[Path, Outcome]:
 
 def training_codes(run: PlannedRun) -> list[str]:
     """Digests of the code at each start or resume of the run's training."""
-    path = run.folder / "environment.jsonl"
+    return _read_lines(run.folder / "environment.jsonl", lambda line: str(line["code"]))
+
+
+def learning_curve(run: PlannedRun) -> dict[int, float]:
+    """Epoch -> accuracy in percent of the evaluations during the run's training."""
+
+    def point(line: dict[str, Any]) -> tuple[int, float] | None:
+        evaluated = line["kind"] == "evaluation"
+        return (int(line["epoch"]), float(line["overall"])) if evaluated else None
+
+    return dict(filter(None, _read_lines(run.folder / "metrics.jsonl", point)))
+
+
+def _read_lines(path: Path, pick: Callable[[dict[str, Any]], Value]) -> list[Value]:
+    """What `pick` takes from each line of a run's log; nothing if there is none."""
     try:
-        return [json.loads(line)["code"] for line in path.read_text(encoding="utf-8").splitlines()]
+        return [pick(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         return []
     except (ValueError, TypeError, LookupError) as error:

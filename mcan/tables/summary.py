@@ -12,7 +12,7 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from mcan.config import flatten
 from mcan.errors import ConfigError, RunError
 from mcan.files import save_text
-from mcan.tables.outcomes import Outcome, RunMetrics, read_outcome
+from mcan.tables.outcomes import Outcome, RunMetrics, learning_curve, read_outcome
 from mcan.tables.planning import CommandOptions, PlannedRun
 from mcan.tables.spec import OVERALL, Row, Table
 
@@ -50,6 +50,8 @@ class RowSummary:
     """Seed -> outcome, of the finished runs."""
     cells: Mapping[str, Cell]
     """The table's columns, `overall`, and every answer type and question type measured."""
+    curves: Mapping[int, Mapping[int, float]]
+    """Seed -> epoch -> accuracy in percent during training, of the finished runs."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ class TableSummary:
     comparable: bool
     """The published values are of the dataset and the metric of all finished runs."""
     options: CommandOptions
+
+    @property
+    def has_curves(self) -> bool:
+        return any(curve for row in self.rows for curve in row.curves.values())
+
+    def counts(self, column: str) -> bool:
+        """Whether the column holds whole numbers, such as `n`, and not accuracies."""
+        values = [value for row in self.rows for value in row.cells[column].seeds.values()]
+        return bool(values) and all(isinstance(value, int) for value in values)
 
 
 def summarise(
@@ -103,14 +114,15 @@ def summarise(
             if same and mean is not None and published is not None:
                 difference = mean - published
             cells[name] = Cell(mean, std, published, difference, values)
-        rows.append(RowSummary(row, planned, done, cells))
+        curves = {run.seed: learning_curve(run) for run in planned if run.seed in done}
+        rows.append(RowSummary(row, planned, done, cells, curves))
     return TableSummary(table, columns, tuple(rows), comparable, options)
 
 
 def numbers(metrics: RunMetrics) -> dict[str, float]:
     """Every number of metrics.json by its dotted key, those of answer types also by type."""
     flat = {**flatten(metrics.model_dump()), **metrics.per_answer_type}
-    return {key: float(value) for key, value in flat.items() if type(value) in (int, float)}
+    return {key: value for key, value in flat.items() if type(value) in (int, float)}
 
 
 # Scores of an evaluation server are entered by hand and kept in the run's folder, in

@@ -7,31 +7,39 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from mcan.config import flatten
 from mcan.evaluation.comparison import signed
 from mcan.files import save_text
-from mcan.tables.figures import write_figure
+from mcan.tables.figures import write_figures
 from mcan.tables.spec import OVERALL
 from mcan.tables.summary import Cell, RowSummary, TableSummary
 
 ABSENT = "–"
 DAGGER, DOUBLE_DAGGER = "†", "‡"
 
+LIMITS = {
+    "data.limit": "Only the first {:,} questions of each split were used",
+    "train.max_steps": "Training ended after at most {:,} steps",
+}
+"""Keys that are set for trials, and what they mean for the results."""
 _MARKDOWN_SPECIAL = re.compile(r"[\\`*<|\[]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "–": "--", "†": r"\textsuperscript{\dag}"},
     **{"‡": r"\textsuperscript{\ddag}", "<": r"\textless{}", ">": r"\textgreater{}"},
+    # A row that starts with one of these would be read as an option of the line break before it.
+    **{"[": "{[}", "*": "{*}", "|": r"\textbar{}"},
 }
 
 
 def write_results(folder: Path, summary: TableSummary) -> None:
-    """Write table.md, .tex, .csv, .json and .png into `folder`."""
-    write_figure(folder / "table.png", summary)
+    """Write table.md, .tex, .csv, .json and .png, and curves.png, into `folder`."""
+    write_figures(folder, summary)
     save_text(folder / "table.md", markdown(summary))
     save_text(folder / "table.tex", latex(summary))
     save_text(folder / "table.csv", csv_text(summary))
@@ -45,7 +53,8 @@ def text_table(summary: TableSummary) -> list[list[str]]:
     lines = [["row"], *([row.row.name] for row in summary.rows)]
     for name in summary.columns:
         cells = [row.cells[name] for row in summary.rows]
-        columns = [[name, *map(_accuracy, cells)]]
+        decimals = 0 if summary.counts(name) else 2
+        columns = [[name, *(_value(cell, decimals) for cell in cells)]]
         if any(cell.published is not None for cell in cells):
             columns.append(["published", *map(_published, summary.rows, cells)])
             if summary.comparable:
@@ -71,27 +80,34 @@ def _difference(cell: Cell) -> str:
     return signed(cell.difference).replace("-", "−")
 
 
-def _accuracy(cell: Cell) -> str:
+def _value(cell: Cell, decimals: int) -> str:
     """`mean ± std`; the mean alone of one run; marked if it is the server's."""
     if cell.mean is None:
         return ABSENT
-    spread = "" if cell.std is None else f" ± {cell.std:.2f}"
-    return f"{cell.mean:.2f}{spread}{DOUBLE_DAGGER if cell.from_server else ''}"
+    spread = "" if cell.std is None else f" ± {cell.std:.{decimals}f}"
+    return f"{cell.mean:,.{decimals}f}{spread}{DOUBLE_DAGGER if cell.from_server else ''}"
 
 
 def footnotes(summary: TableSummary) -> Iterator[str]:
     """What a reader has to know, as sentences."""
     table, rows = summary.table, summary.rows
     cells = [row.cells[column] for row in rows for column in summary.columns]
-    rows_of: dict[str, dict[str, None]] = {}
-    for row in rows:
-        for each in row.outcomes.values():
-            if each.metrics is not None:
-                of = f"{each.split} of {each.dataset} ({each.metrics.n:,} questions)"
-                text = f"Accuracy in percent on {of}, metric {each.metrics.metric}"
-                rows_of.setdefault(text, {})[row.row.name] = None
-    for text, names in rows_of.items():
-        yield f"{text}." if len(rows_of) == 1 else f"{text}: {', '.join(names)}."
+    on = "Accuracy in percent on {0.split} of {0.dataset} ({1.n:,} questions), metric {1.metric}"
+    measured = [
+        (on.format(each, each.metrics), row.row.name)
+        for row in rows
+        for each in row.outcomes.values()
+        if each.metrics is not None
+    ]
+    yield from _by_row(measured, len({name for _, name in measured}))
+    planned = [(row.row.name, flatten(r.config.model_dump())) for row in rows for r in row.runs]
+    for key, meaning in LIMITS.items():
+        stated = ((config.get(key), name) for name, config in planned)
+        texts = [(f"{meaning.format(limit)} ({key})", name) for limit, name in stated if limit]
+        yield from _by_row(texts, len(dict(planned)))
+    for name in summary.columns:
+        if measured and all(row.cells[name].mean is None for row in rows):
+            yield f"The column {name} is not in the metrics.json of any finished run."
     if any(cell.std is not None for cell in cells):
         yield "± is the sample standard deviation (n − 1) over seeds; values without it: one run."
     if any(cell.from_server for cell in cells):
@@ -119,6 +135,15 @@ def footnotes(summary: TableSummary) -> Iterator[str]:
         yield f"The runs were made by {len(codes)} versions of the code (`code` in table.json)."
 
 
+def _by_row(texts: Iterable[tuple[str, str]], rows: int) -> Iterator[str]:
+    """Each text as a sentence; with the names that follow it, unless it is true of all `rows`."""
+    names: dict[str, dict[str, None]] = {}
+    for text, name in texts:
+        names.setdefault(text, {})[name] = None
+    for text, of_text in names.items():
+        yield f"{text}." if len(of_text) == rows else f"{text}: {', '.join(of_text)}."
+
+
 def markdown(summary: TableSummary) -> str:
     """The table as GitHub's Markdown, aligned so that it is also readable as plain text."""
     lines = [[_markdown_text(cell) for cell in line] for line in text_table(summary)]
@@ -135,6 +160,7 @@ def markdown(summary: TableSummary) -> str:
         "\n".join(texts),
         "\n".join(f"- {_markdown_text(note)}" for note in footnotes(summary)),
         "![results](table.png)",
+        *(["![learning curves](curves.png)"] if summary.has_curves else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -145,14 +171,14 @@ def _markdown_text(text: str) -> str:
 
 
 def latex(summary: TableSummary) -> str:
-    r"""The table for `\input` into a paper; it needs `\usepackage{booktabs}`."""
+    r"""The table for `\input` into a paper; it needs no package."""
     lines = text_table(summary)
     head, *rows = (" & ".join(map(_latex_text, line)) + r" \\" for line in lines)
     title = " ".join(f"{summary.table.title} {summary.options.description}".split())
     texts = [
-        f"% {title}; needs \\usepackage{{booktabs}}",
+        f"% {title}",
         rf"\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}",
-        *(r"\toprule", head, r"\midrule", *rows, r"\bottomrule"),
+        *(r"\hline", head, r"\hline", *rows, r"\hline"),
         r"\end{tabular}\par",
         *(rf"{{\footnotesize {_latex_text(note)}\par}}" for note in footnotes(summary)),
     ]
@@ -196,6 +222,7 @@ def json_text(summary: TableSummary) -> str:
             if outcome is not None:
                 metric = outcome.metrics and outcome.metrics.metric
                 made |= {"dataset": outcome.dataset, "metric": metric, "code": outcome.code}
+                made["curve"] = row.curves[run.seed]
             made["train"] = shlex.join(["python", *run.training])
             made["evaluate"] = shlex.join(["python", *run.evaluation])
             runs.append(made)

@@ -10,21 +10,22 @@ import pytest
 from made import Made, make, row
 from PIL import Image
 
-from mcan.tables.figures import draw_table, drawing, write_figure
+from mcan.errors import RunError
+from mcan.tables.figures import draw_curves, draw_table, drawing, write_figures
 
 
-def drawn(made: Made):
+def drawn(made: Made, draw=draw_table):
     """The figure as matplotlib holds it."""
     with drawing():
-        return draw_table(made.summary)
+        return draw(made.summary)
 
 
-def png(made: Made) -> bytes:
-    path = made.table.path.parent / "table.png"
+def png(made: Made, name: str = "table.png") -> bytes:
+    folder = made.table.path.parent
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_figure(path, made.summary)
-    return path.read_bytes()
+        write_figures(folder, made.summary)
+    return (folder / name).read_bytes()
 
 
 def legend(figure) -> list[str]:
@@ -112,6 +113,38 @@ def test_small_differences_look_small(dots):
     np.testing.assert_allclose(np.diff(limits(dots)), 2.0)
 
 
+def test_curves_are_means_over_seeds(dots):
+    """Of the epochs after which all finished runs of the row were evaluated."""
+    assert not dots.summary.has_curves
+    png(dots)
+    assert not (dots.table.path.parent / "curves.png").exists()
+    dots.train("row 1", 0, {1: 40.0, 2: 50.0, 3: 61.0})
+    dots.train("row 1", 1, {2: 52.0, 3: 62.0})
+    dots.train("row 1", 2, {2: 54.0, 3: 63.0})
+    dots.train("row 2", 0, {1: 10.0})  # not finished
+    figure = drawn(dots, draw_curves)
+    (panel,) = figure.axes
+    (line,), (band,) = panel.lines, panel.collections
+    np.testing.assert_equal(line.get_xydata(), [[2.0, 52.0], [3.0, 62.0]])
+    np.testing.assert_allclose(band.get_paths()[0].vertices[:, 1].min(), 50.0)
+    np.testing.assert_allclose(band.get_paths()[0].vertices[:, 1].max(), 63.0)
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("epoch", "accuracy (%) on val")
+    assert legend(figure) == ["row 1"]
+    dots.finish("row 2", 0, 60.0)
+    assert len(drawn(dots, draw_curves).axes[0].lines) == 2
+    path = dots.run("row 2").folder / "metrics.jsonl"
+    path.write_text('{"kind": "evaluation"}')
+    with pytest.raises(RunError, match=r"metrics.jsonl: not the JSON that train.py wrote"):
+        png(dots)
+
+
+def test_counts_are_not_drawn_as_accuracies(tmp_path):
+    made = make(tmp_path, [row("A", 1)], [0, 1], columns=["n", "overall", "upper_bound"])
+    for seed in range(2):
+        made.finish("A", seed, 60.0)
+    assert [panel.get_title() for panel in drawn(made).axes] == ["overall", "upper_bound"]
+
+
 @pytest.mark.parametrize("plot", [None, {"x": "depth $L$"}])
 @pytest.mark.parametrize(
     "names",
@@ -127,20 +160,26 @@ def test_images_have_the_width_of_a_readme_and_text_inside(tmp_path, names, plot
     made = make(tmp_path, rows, seeds=[0], title="A $title with_ <b>", plot=plot)
     for name in names[1:]:
         made.finish(name, 0, 60.0, {"yes/no": 80.0, "number": 40.0})
-    image = Image.open(io.BytesIO(png(made)))
-    assert (image.format, image.width) == ("PNG", 880)
-    assert 150 <= image.height <= 100 * (10 + 0.6 * len(names))
-    pixels = np.asarray(image.convert("L"))
-    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
-        assert edge.min() == 255  # nothing is cut off
+    pngs = [png(made)]
+    for name in names:
+        made.finish(name, 0, 60.0)
+        made.train(name, 0, {1: 50.0, 2: 60.0})
+    for content in (*pngs, png(made, "curves.png")):
+        image = Image.open(io.BytesIO(content))
+        assert (image.format, image.width) == ("PNG", 880)
+        assert 150 <= image.height <= 100 * (10 + 0.6 * len(names))
+        pixels = np.asarray(image.convert("L"))
+        for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+            assert edge.min() == 255  # nothing is cut off
 
 
 def test_the_same_bytes_whatever_the_users_settings(dots):
     import matplotlib
 
-    first = png(dots)
+    dots.train("row 1", 0, {1: 50.0, 2: 60.0})
+    first, curves = png(dots), png(dots, "curves.png")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
-        assert png(dots) == first
+        assert (png(dots), png(dots, "curves.png")) == (first, curves)
         assert matplotlib.rcParams["font.size"] == 30
     assert b"Software" not in first
     assert b"tIME" not in first

@@ -94,7 +94,7 @@ def lab(tmp_path, monkeypatch):
     for script in ("train", "eval"):
         entry_point(script)
     monkeypatch.setattr(mcan.tables.running, "Popen", Forked)
-    monkeypatch.setattr(mcan.tables.writing, "write_figure", lambda *_: None)
+    monkeypatch.setattr(mcan.tables.writing, "write_figures", lambda *_: None)
     return lab
 
 

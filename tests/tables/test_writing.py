@@ -116,6 +116,30 @@ def test_markdown_marks_the_servers_scores(tmp_path):
     assert "- ‡ the evaluation server's score for one submission, metric unknown." in text
 
 
+def test_columns_are_any_number_of_metrics_json(tmp_path):
+    """Also of a row with a seed missing; a misspelt one is reported."""
+    columns = ["per_question_type.how many", "n", "upper_bound", "overal"]
+    made = make(tmp_path, [row("A", 1), row("B", 2)], columns=columns)
+    for seed in (0, 2):
+        made.finish("A", seed, 60.0, None, {"how many": 30.0 + seed})
+    text = markdown(made.summary)
+    assert cells(text) == [
+        ["row", *columns, "runs"],
+        ["A", "31.00 ± 1.41", "4,000 ± 0", "95.00 ± 0.00", "–", "2 of 3"],
+        ["B", "–", "–", "–", "–", "0 of 3"],
+    ]
+    missing = "- The column overal is not in the metrics.json of any finished run."
+    assert [line for line in text.splitlines() if "The column" in line] == [missing]
+    assert read_csv(made)["A", "n"]["mean"] == "4000.00"
+
+
+def test_learning_curves_are_shown_and_kept(two_rows):
+    two_rows.train("deep", 1, {1: 50.0, 2: 66.0})
+    assert markdown(two_rows.summary).endswith("\n\n![learning curves](curves.png)\n")
+    _, deep = json.loads(json_text(two_rows.summary))["rows"]
+    assert [run.get("curve") for run in deep["runs"]] == [None, {"1": 50.0, "2": 66.0}, None]
+
+
 def test_several_evaluations_name_their_rows(tmp_path):
     made = make(tmp_path, [row("A", 1), row("B", 2, split="test")], seeds=[0])
     made.finish("A", 0, 60.0)
@@ -151,22 +175,22 @@ def test_latex(tmp_path):
     """What TeX would take as commands is escaped, and every line has as many cells as columns."""
     rows = [
         row(r"50% & more_$ { x} \y ~^#", 1, published={"overall": 64.0}, verified=False),
-        row("B", 2),
+        row("[B]*", 2),
     ]
     made = make(tmp_path, rows, seeds=[0, 1], columns=["overall"])
     for seed in range(2):
         made.finish(rows[0]["name"], seed, 63.0 + seed)
     lines = latex(made.summary).splitlines()
     assert lines[:9] == [
-        r"% Table 1: depth; needs \usepackage{booktabs}",
+        "% Table 1: depth",
         r"\begin{tabular}{lrrrr}",
-        r"\toprule",
+        r"\hline",
         r"row & overall & published & $\Delta$ & runs \\",
-        r"\midrule",
+        r"\hline",
         r"50\% \& more\_\$ \{ x\} \textbackslash{}y \textasciitilde{}\textasciicircum{}\# & "
         r"63.50 $\pm$ 0.71 & 64\textsuperscript{\dag} & $-$0.50 & 2 of 2 \\",
-        r"B & -- & -- & -- & 0 of 2 \\",
-        r"\bottomrule",
+        r"{[}B]{*} & -- & -- & -- & 0 of 2 \\",
+        r"\hline",
         r"\end{tabular}\par",
     ]
     assert len(lines) > 9
