@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +16,29 @@ from mcan.errors import DataError
 PAD, UNK = 0, 1
 # The authors' names. Upper case, so that no word of the tokeniser is equal to them.
 SPECIAL_TOKENS = ("PAD", "UNK")
-# One pass: deleted characters map to None, the two joiners to a space.
-_TOKEN_RULES = str.maketrans("-/", "  ", ".,'!?\"()*#:;")
+# One pass: deleted characters map to None, the joiners to a space. After the authors' come the
+# typographic forms of their marks, and those of scripts that write no spaces beside them.
+_TOKEN_RULES = str.maketrans(
+    "-/，、。！？：；（）「」『』《》・", " " * 18, ".,'!?\"()*#:;" + "‘’‚‛ʼ′“”„‟″«»‹›…¿¡؟،"
+)
+_ENTITY = re.compile(r"&#?\w+;")
+# Han characters and both kana: nothing separates their words. Korean has spaces.
+_CJK = re.compile(
+    "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff]"
+)
 
 
 def tokenise(question: str) -> list[str]:
-    """The lower-cased words of `question`, by the rules of the authors' code; may be empty."""
-    return question.lower().translate(_TOKEN_RULES).split()
+    """The lower-cased words of `question`; may be empty.
+
+    English gives the tokens of the authors' code. HTML entities are unescaped, and CJK characters
+    are tokens of their own.
+    """
+    if "&" in question:
+        question = _ENTITY.sub(lambda found: html.unescape(found[0]), question)
+    text = question.lower().translate(_TOKEN_RULES)
+    return (text if text.isascii() else _CJK.sub(r" \g<0> ", text)).split()
 
 
 @dataclass(frozen=True)

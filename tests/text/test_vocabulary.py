@@ -34,6 +34,22 @@ def test_tokens_against_successive_substitution(question: str) -> None:
     assert not set(words) & set(SPECIAL_TOKENS)
 
 
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("What&#39;s the &quot;hat&quot; at AT&T; R&amp;B?", "whats the hat at at&t r&b"),
+        ("What’s “this” – café…", "whats this – café"),
+        ("图片里的，汽车是iPhone8吗？", "图 片 里 的 汽 车 是 iphone8 吗"),
+        ("この犬は・ダー？", "こ の 犬 は ダ ー"),
+        ("이 개는 무슨 색입니까?", "이 개는 무슨 색입니까"),
+        ("¿Qué es?", "qué es"),
+        ("𠀀𠀁", "𠀀 𠀁"),
+    ],
+)
+def test_other_languages_and_typography(question: str, words: str) -> None:
+    assert tokenise(question) == words.split()
+
+
 def test_encode() -> None:
     assert VOCABULARY.encode(["it", "is", "blue", "red"]) == [3, 2, UNK, 4]
     assert VOCABULARY.encode([]) == [UNK]
