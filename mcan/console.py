@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from tqdm import tqdm
@@ -34,6 +35,12 @@ def message(text: str) -> None:
     """One line on standard error, above a progress bar."""
     tqdm.write(text, file=MESSAGES)
     MESSAGES.flush()
+
+
+@cache
+def message_once(text: str) -> None:
+    """A message that is printed once, also if a file is read again."""
+    message(text)
 
 
 def progress(*args: Any, **options: Any) -> tqdm[Any]:

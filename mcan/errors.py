@@ -45,6 +45,7 @@ def command(main: Callable[[], int | None]) -> NoReturn:
 
     A `UserError` or an `OSError` (a full disk, a missing permission) is one line and no traceback.
     """
+    text = None
     try:
         status = main()
         print(end="", flush=True)
@@ -55,6 +56,7 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except (UserError, OSError) as error:
-        message(f"error: {error}")
-        status = getattr(error, "exit_code", 2)
+        text, status = f"error: {error}", getattr(error, "exit_code", 2)
+    if text is not None:  # printed now that the progress bars of failed readers are gone
+        message(text)
     raise SystemExit(status or 0)

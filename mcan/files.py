@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import hashlib
+import lzma
 import os
 import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from mcan.console import message
-from mcan.errors import DataError, RunError
+from mcan.errors import DataError, RunError, shorten
 
-_ARCHIVES = (".zip", ".whl")
+_ZIP = b"PK\x03\x04"
+_COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+"""First bytes of a compressed file, and what opens it: a suffix may be missing or wrong."""
+_DAMAGES = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def refuse_existing(path: Path | None, option: str) -> None:
@@ -75,13 +81,12 @@ def sha256_of(path: Path) -> str:
 
 def file_on_disk(path: Path) -> Path:
     """The archive for a path through a zip archive, else `path` itself."""
-    archives = (p for p in path.parents if p.suffix in _ARCHIVES and p.is_file())
-    return next(archives, path)
+    return next((parent for parent in path.parents if parent.is_file()), path)
 
 
 @contextmanager
-def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[IO[bytes]]:
-    """The bytes of a file, which may be gzipped (.gz) or in an archive (.zip, .whl).
+def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[BufferedReader]:
+    """The bytes of a file, which may be compressed (gzip, bzip2, xz) or in a zip archive.
 
     A path goes on through the archive, as in `all.zip/train.json`; the archive's own path will do
     if it has one file with one of the `suffixes`. An error while reading in the block is a
@@ -89,19 +94,21 @@ def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[IO[bytes]]:
     """
     on_disk = file_on_disk(path)
     try:
-        if on_disk.suffix in _ARCHIVES:
-            with zipfile.ZipFile(on_disk) as archive:
+        with ExitStack() as stack:
+            file: Any = stack.enter_context(on_disk.open("rb"))
+            if file.peek(4).startswith(_ZIP):
+                archive = stack.enter_context(zipfile.ZipFile(file))
                 name = _member(archive.namelist(), on_disk, path, suffixes)
-                with archive.open(name) as file:
-                    yield file
-        elif path.suffix == ".gz":
-            with gzip.open(path) as unpacked:
-                yield cast(IO[bytes], unpacked)
-        else:
-            with path.open("rb") as plain:
-                yield plain
+                file = stack.enter_context(archive.open(name))
+            elif on_disk != path:
+                raise zipfile.BadZipFile(f"{on_disk} is not a zip archive")
+            first = file.peek(8)
+            for magic, unpack in _COMPRESSED.items():
+                if first.startswith(magic):
+                    file = stack.enter_context(unpack(file))
+            yield file
     # RuntimeError: an encrypted member; its subclass NotImplementedError: an unknown compression.
-    except (gzip.BadGzipFile, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+    except (*_DAMAGES, RuntimeError) as error:
         raise DataError(f"{path}: damaged or incomplete ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -109,16 +116,18 @@ def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[IO[bytes]]:
 
 def _member(members: list[str], archive: Path, path: Path, suffixes: tuple[str, ...]) -> str:
     """The member that `path` means: the whole name, or the end of only one."""
+    if "xl/workbook.xml" in members:
+        raise DataError(f"{path}: an Excel workbook; save its sheet as CSV UTF-8")
     wanted = path.relative_to(archive).as_posix()
     listed = [name for name in members if not name.startswith("__MACOSX/")]
-    names = [name for name in listed if name.endswith(suffixes)]
+    names = [name for name in listed if name.removesuffix(".gz").endswith(suffixes)]
     if wanted in names:
         return wanted
     found = [name for name in names if wanted == "." or name.endswith(f"/{wanted}")]
     if len(found) != 1:
         raise DataError(
             f"{path}: {len(found) or 'no'} such files in the archive, expected one that ends in "
-            f"{' or '.join(suffixes)}, as in {archive / 'NAME'}; it contains {', '.join(listed)}"
+            f"{' or '.join(suffixes)}, as in {archive / 'NAME'}; it contains {shorten(listed)}"
         )
     return found[0]
 

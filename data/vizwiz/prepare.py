@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mcan.data.records import read_records
 from mcan.errors import command
-from mcan.preparation.images import name_stem
-from mcan.preparation.questions import Example
+from mcan.preparation.image_ids import image_id
+from mcan.preparation.questions import Example, answers_of
 from mcan.preparation.recipe import DatasetRecipe
 
 
@@ -21,10 +21,10 @@ def read_vizwiz(path: Path) -> Iterator[Example]:
     """
     for record in read_records(path):
         name = record.text("image")
-        example = Example(name, name_stem(name), record.text("question"))
+        example = Example(name, image_id(name, "stem"), record.text("question"))
         if "answers" in record:
             example = example._replace(
-                answers=record.answers(),
+                answers=answers_of(record),
                 answer_type=record.text("answer_type"),
                 question_type="answerable" if record.get("answerable") else "unanswerable",
             )

@@ -1,28 +1,34 @@
-"""The records of a list in a large JSON file, one after the other, in bounded memory.
+"""The records of a large file (JSON, CSV, TSV, Parquet), one after the other, in bounded memory.
 
-A file may be plain, gzipped or in an archive; see `mcan.files.open_packed`.
+A file may be plain, compressed or in an archive; see `mcan.files.open_packed`.
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
 import io
+import itertools
 import json
 import re
-import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
 from mcan.console import progress
 from mcan.data.arrays import Id
-from mcan.errors import DataError
+from mcan.errors import DataError, shorten
 from mcan.files import open_packed
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_LISTS = ("data", "questions", "annotations", "records", "rows")
+Item = TypeVar("Item")
 
 
 def check_id(value: object, what: str, earlier: Id | None) -> Id:
@@ -42,24 +48,100 @@ def check_id(value: object, what: str, earlier: Id | None) -> Id:
 
 
 def read_items(path: Path, key: str | None = None) -> Iterator[Any]:
-    """The items of the list that the file is or, if it is an object, has at `key`.
+    """The items of the JSON list that the file is or, if it is an object, has at `key`.
 
     Raises `DataError`, which names the file, if it is missing, damaged, not JSON or without such a
     list, possibly after some items, and for an empty list. Shows a progress bar.
     """
-    empty = True
     with open_packed(path, (".json",)) as file:
-        items = _JsonReader(io.TextIOWrapper(file, "utf-8-sig", newline="")).items(key)
-        try:
-            for item in progress(items, desc=path.name, unit=" entries", delay=1, leave=False):
-                empty = False
-                yield item
-        # ValueError: not JSON, not UTF-8, or a number of thousands of digits.
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not the JSON expected ({error})") from None
+        items = _JsonReader(_text(file)).items(key)
+        yield from _checked(path, items, "JSON", f"the list '{key}'" if key else "the list")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int | str, Any]]:
+    """The records of a file of any kind, with the number of each from 0, or its key.
+
+    Its content says the kind. Parquet, where columns of bytes (images) are empty objects. JSON: a
+    list; objects one after the other (JSON lines); an object with one list of objects (streamed if
+    at a key of `_LISTS`); an object of objects, whose keys may be ids. Else a table of text whose
+    first line names the columns, separated by tab, comma or semicolon; empty lines are skipped.
+    Errors and progress as for `read_items`.
+    """
+    with open_packed(
+        path, (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
+    ) as file:
+        first = file.peek(1 << 12)
+        rows: Iterator[tuple[int | str, Any]]
+        if first.startswith(b"PAR1"):
+            kind, rows = "Parquet", _parquet_rows(path, file)
+        elif first.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
+            kind, rows = "JSON", _JsonReader(_text(file)).records()
+        else:
+            kind, rows = "table", _table_rows(_text(file))
+        yield from _checked(path, rows, kind, "the list of records")
+
+
+def _text(file: BufferedReader) -> io.TextIOWrapper:
+    """UTF-8, or the UTF-16 of spreadsheets."""
+    utf_16 = file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return io.TextIOWrapper(file, "utf-16" if utf_16 else "utf-8-sig", newline="")
+
+
+def _checked(path: Path, items: Iterator[Item], kind: str, name: str) -> Iterator[Item]:
+    empty = True
+    try:
+        for item in progress(items, desc=path.name, unit=" entries", delay=1, leave=False):
+            empty = False
+            yield item
+    # ValueError: not JSON, not UTF-8, or a number of thousands of digits.
+    except (ValueError, RecursionError, csv.Error) as error:
+        hint = "; save it as UTF-8" if isinstance(error, UnicodeError) else ""
+        raise DataError(f"{path}: not the {kind} expected ({error}{hint})") from None
     if empty:
-        name = f"the list '{key}'" if key else "the list"
         raise DataError(f"{path}: {name} is empty or missing")
+
+
+def _table_rows(text: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+    first = text.readline()
+    csv.field_size_limit(2**31 - 1)
+    delimiter = max("\t,;", key=first.count)
+    lines = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+    header = [name.strip() for name in next(lines, [])]
+    twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
+    if twice:
+        raise ValueError(f"the first line names {shorten(twice)} more than once")
+    number = 0
+    for cells in lines:
+        if any(cells):
+            while len(cells) > len(header) and not cells[-1]:
+                cells.pop()
+            if len(cells) != len(header):
+                raise ValueError(
+                    f"line {lines.line_num} has {len(cells)} cells, the first line {len(header)}; "
+                    "a text with separators or line breaks needs quotes"
+                )
+            yield number, dict(zip(header, cells, strict=True))
+            number += 1
+
+
+def _parquet_rows(path: Path, file: BufferedReader) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path}: Parquet files need pyarrow: pip install pyarrow") from None
+    table = parquet.ParquetFile(file)
+    leaves = [table.schema.column(index) for index in range(len(table.schema))]
+    kept = [
+        leaf.path
+        for leaf in leaves
+        if (leaf.physical_type, leaf.logical_type.type) != ("BYTE_ARRAY", "NONE")
+    ]
+    images: dict[str, Any] = {name: {} for name in table.schema_arrow.names}
+    number = 0
+    for batch in table.iter_batches(1 << 12, columns=kept):
+        for row in batch.to_pylist():
+            yield number, images | row
+            number += 1
 
 
 def read_records(path: Path, key: str | None = None) -> Iterator[Record]:
@@ -89,9 +171,13 @@ class Record:
         return name in self._fields
 
     def get(self, name: str) -> Any:
-        if name not in self._fields:
-            raise self.error(f"'{name}' is missing")
-        return self._fields[name]
+        """A field; `a.b` is field b of the object a."""
+        value: Any = self._fields
+        for part in [name] if name in value else name.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise self.error(f"'{name}' is missing")
+            value = value[part]
+        return value
 
     def text(self, name: str, default: str | None = None) -> str:
         """A string; `default`, if given, stands in for a missing field."""
@@ -107,18 +193,11 @@ class Record:
         except ValueError as error:
             raise self.error(str(error)) from None
 
-    def answers(self) -> tuple[str, ...]:
-        """The strings of the field `answers`, a list of at least one {"answer"}."""
-        value = self.get("answers")
-        try:
-            answers = tuple([sys.intern(item["answer"]) for item in value])
-        except (TypeError, LookupError):
-            answers = ()
-        if not answers:
-            raise self.error(
-                f"'answers' is {value!r:.60}, expected a list of at least one {{\"answer\": text}}"
-            )
-        return answers
+
+def _are_objects(values: Collection[Any], alike: bool = False) -> bool:
+    """Some values, all of them objects, perhaps with the same fields."""
+    objects = len(values) > 0 and all(isinstance(value, dict) for value in values)
+    return objects and (not alike or len({frozenset(value) for value in values}) == 1)
 
 
 class _JsonReader:
@@ -136,6 +215,43 @@ class _JsonReader:
         yield from self._list_at(key) if is_object else self._list()
         if self._peek():
             raise self._error("more text follows its end")
+
+    def records(self) -> Iterator[tuple[int | str, Any]]:
+        if self._peek() == "[":
+            yield from enumerate(self._list())
+            if self._peek():
+                raise self._error("more text follows its end")
+        line = 0
+        while self._peek():
+            yield from self._record(line)
+            line += 1
+
+    def _record(self, line: int) -> Iterator[tuple[int | str, Any]]:
+        """An object: a record itself, or one that holds the records."""
+        fields: dict[str, Any] = {}
+        keyed = listed = False
+        for _ in self._entries("{", "}"):
+            name = self._value()
+            self._take(":")
+            if name in _LISTS and self._peek() == "[":
+                listed = True
+                yield from enumerate(self._list())
+                continue
+            fields[name] = self._value()
+            # Objects with the same fields are records: there may be a million of them.
+            keyed = keyed or (len(fields) == 2 and _are_objects(fields.values(), alike=True))
+            if keyed:
+                yield from fields.items()
+                fields.clear()
+        lists = [v for v in fields.values() if isinstance(v, list) and _are_objects(v)]
+        if listed or keyed:
+            return
+        if _are_objects(fields.values()):
+            yield from fields.items()
+        elif line == 0 and len(lists) == 1 and not self._peek():
+            yield from enumerate(lists[0])
+        else:
+            yield line, fields
 
     def _list_at(self, key: str | None) -> Iterator[Any]:
         for _ in self._entries("{", "}"):

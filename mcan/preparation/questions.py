@@ -5,7 +5,8 @@
                   "multiple_choice_answer", "answer_type", "question_type"}, ...]}
 
 Either file may also be the bare list. The last three fields may be missing, further ones are
-ignored. Ids are all integers or all strings. A question has one answer or more.
+ignored. The image and the question may stand in either. Ids are all integers or all strings. A
+question has one answer or more. Files of records hold both; `fields.py` knows their names.
 
 Files are read record by record, and a split is kept as columns. With one answer each, 22 million
 questions take 2.5 GB, or 4 GB if their ids are text.
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcan.console import message_once
 from mcan.data.arrays import (
     Id,
     Ids,
@@ -33,8 +35,19 @@ from mcan.data.arrays import (
     ids_to_array,
 )
 from mcan.data.prepared import Categories, HumanAnswers
-from mcan.data.records import check_id, read_records
-from mcan.errors import DataError
+from mcan.data.records import Record, check_id, read_records, read_rows
+from mcan.errors import DataError, shorten
+from mcan.preparation.fields import (
+    EXPECTED_ANSWERS,
+    NAMES,
+    OTHER_ANSWER,
+    Fields,
+    ImageIds,
+    describe_fields,
+    find_fields,
+    from_cell,
+    people_answers,
+)
 from mcan.text.answers import normalise_answer
 
 
@@ -61,18 +74,44 @@ def read_questions(path: Path) -> Iterator[Example]:
 
 
 def read_annotations(path: Path) -> Iterator[Example]:
-    """The annotations of a file, without the questions; `DataError` names a malformed record."""
+    """The annotations of a file; `DataError` names a malformed record.
+
+    Images and questions may be left to the file of questions: they are None.
+    """
     for record in read_records(path, "annotations"):
         given = "multiple_choice_answer" in record
-        yield Example(
-            record.id("question_id"),
-            record.id("image_id"),
-            "",
-            record.answers(),
-            sys.intern(record.text("answer_type", "")),
-            sys.intern(record.text("question_type", "")),
-            sys.intern(record.text("multiple_choice_answer")) if given else None,
+        yield _asked(record)._replace(
+            answers=answers_of(record),
+            answer_type=sys.intern(record.text("answer_type", "")),
+            question_type=sys.intern(record.text("question_type", "")),
+            majority_answer=sys.intern(record.text("multiple_choice_answer")) if given else None,
         )
+
+
+def _asked(record: Record) -> Example:
+    image: Any = record.id("image_id") if "image_id" in record else None
+    question: Any = record.text("question") if "question" in record else None
+    return Example(record.id("question_id"), image, question)
+
+
+def answers_of(record: Record) -> Sequence[str]:
+    """The answers of the field `answers`, at least one; `DataError` if there is none."""
+    value = record.get("answers")
+    try:
+        # Nearly always a list of objects, and there are millions.
+        answers: Sequence[str] = [sys.intern(item["answer"]) for item in value]
+    except (TypeError, LookupError):
+        answers = _people_answers(record, value, "answers")
+    if not answers:
+        raise record.error(f"'answers' is {value!r:.60}, {EXPECTED_ANSWERS}")
+    return tuple(answers)
+
+
+def _people_answers(record: Record, value: Any, name: str, counts: bool = False) -> list[str]:
+    try:
+        return people_answers(from_cell(value), counts)
+    except (ValueError, TypeError, LookupError) as error:
+        raise record.error(f"'{name}' is {value!r:.60}, {EXPECTED_ANSWERS} ({error})") from None
 
 
 def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]:
@@ -84,15 +123,96 @@ def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]
     return found
 
 
-def read_vqa(questions_path: Path, annotations_path: Path | None = None) -> Iterator[Example]:
-    """The questions of a file with their annotations, if any, in the order of the questions.
+def read_files(
+    *paths: Path,
+    fields: Fields | None = None,
+    ids: ImageIds | None = None,
+    first_row: int = 0,
+) -> Iterator[Example]:
+    """The questions of a pair of files in the VQA layout, or of files of records.
 
-    The two files are read side by side; annotations in another order wait in memory. Raises
-    `DataError` if the files do not cover the same questions, or disagree about an image.
+    Two files are a pair unless `fields` are named or the first has answers. `first_row` is the
+    number of the first record, for ids that are missing.
     """
-    if annotations_path is None:
-        yield from read_questions(questions_path)
-        return
+    if len(paths) == 2 and not fields and not _has_answers(paths[0]):
+        return read_vqa(*paths, ids=ids)
+    return read_rows_as_examples(paths, fields or {}, ids or ImageIds(), first_row)
+
+
+def _has_answers(path: Path) -> bool:
+    _, row = next(read_rows(path))
+    return isinstance(row, dict) and any(name in row for name in NAMES["answer"])
+
+
+def read_rows_as_examples(
+    paths: Sequence[Path], fields: Fields, ids: ImageIds, first_row: int
+) -> Iterator[Example]:
+    """The records of files, which follow each other, by the names of their fields.
+
+    Raises `DataError` for a malformed record, and if only some have answers.
+    """
+    given = tuple((role, tuple(names)) for role, names in fields.items())
+    answered: bool | None = None
+    counts: dict[Path, bool] = {}
+    for path in paths:
+        place, row = next(read_rows(path))
+        Record(path, place, row)
+        found = find_fields(path, tuple(row), given)
+        if found["answer"] or found["image"] != ["image_id"]:  # more than questions as VQA has them
+            message_once(f"{path}: {describe_fields(found, row)}")
+    rows = ((path, place, row) for path in paths for place, row in read_rows(path))
+    for number, (path, place, row) in enumerate(rows, first_row):
+        record = Record(path, place, row)
+        found = find_fields(path, tuple(row), given)
+        answers: list[str] = []
+        for each in found["answer"]:
+            value = record.get(each)
+            if path not in counts and isinstance(from_cell(value), dict):
+                counts[path] = any(_has_counts(other, each) for _, other in read_rows(path))
+            answers += _people_answers(record, value, each, counts.get(path, False))
+        if answered is not None and answered != bool(answers):
+            raise record.error(
+                f"it has {'no' if answered else 'an'} answer, unlike those before; make questions "
+                "without answers a split of their own"
+            )
+        answered = bool(answers)
+        if found["id"]:
+            question_id = record.id(found["id"][0])
+        else:
+            question_id = place if isinstance(place, str) else number
+        types = [_type(record, found[role]) for role in ("type", "question_type", "chosen")]
+        yield Example(
+            question_id,
+            ids.find(record, record.get(found["image"][0]), number),
+            record.text(found["question"][0]),
+            tuple(answers),
+            types[0],
+            types[1],
+            types[2] or None if answers else None,
+        )
+
+
+def _type(record: Record, names: Sequence[str]) -> str:
+    value = record.get(names[0]) if names else None
+    return sys.intern("" if value is None else str(value).strip())
+
+
+def _has_counts(row: Any, name: str) -> bool:
+    """A score above 1 says that all scores of the file are numbers of people."""
+    value = from_cell(row.get(name)) if isinstance(row, dict) else None
+    scores = value.values() if isinstance(value, dict) else ()
+    return any(isinstance(score, int | float) and score > 1 for score in scores)
+
+
+def read_vqa(
+    questions_path: Path, annotations_path: Path, ids: ImageIds | None = None
+) -> Iterator[Example]:
+    """The questions of a file with their annotations, in the order of the questions.
+
+    The two files are read side by side; annotations in another order wait in memory. Annotations of
+    other questions are left out, which is said. Raises `DataError` for a question without
+    annotation, if the files disagree about an image, and if neither has the image or the question.
+    """
 
     def mismatch(question_id: Id) -> DataError:
         return DataError(
@@ -100,10 +220,11 @@ def read_vqa(questions_path: Path, annotations_path: Path | None = None) -> Iter
             f"{questions_path}"
         )
 
+    ids = ids or ImageIds()
     annotations = read_annotations(annotations_path)
     waiting: dict[Id, Example] = {}
-    for question in read_questions(questions_path):
-        question_id = question.question_id
+    for record in read_records(questions_path, "questions"):
+        question_id, image_id, question = _asked(record)[:3]
         while question_id not in waiting:
             following = next(annotations, None)
             if following is None:
@@ -111,19 +232,35 @@ def read_vqa(questions_path: Path, annotations_path: Path | None = None) -> Iter
             if waiting.setdefault(following.question_id, following) is not following:
                 raise mismatch(following.question_id)
         found = waiting.pop(question_id)
-        if found.image_id != question.image_id:
+        if None not in (found.image_id, image_id) and found.image_id != image_id:
             raise DataError(
                 f"{annotations_path}: question {question_id!r} is about image {found.image_id!r}, "
-                f"but {questions_path} says {question.image_id!r}"
+                f"but {questions_path} says {image_id!r}"
             )
-        yield found._replace(question=question.question)
-    for extra in (*waiting.values(), *annotations):
-        raise mismatch(extra.question_id)
+        image_id = found.image_id if image_id is None else image_id
+        question = found.question if question is None else question
+        for name, value in (("image_id", image_id), ("question", question)):
+            if value is None:
+                raise record.error(f"'{name}' is missing, also in {annotations_path}")
+        yield found._replace(image_id=ids.find(record, image_id), question=question)
+    extra = [each.question_id for each in (*waiting.values(), *annotations)]
+    if extra:
+        asked = {record.id("question_id") for record in read_records(questions_path, "questions")}
+        if twice := asked.intersection(extra):
+            raise mismatch(twice.pop())
+        message_once(
+            f"warning: {annotations_path}: {len(extra):,} annotations are left out, as their "
+            f"questions are not in {questions_path}: {shorten(map(repr, extra))}"
+        )
 
 
 @dataclass(frozen=True)
 class RawSplit:
-    """The examples of a split as columns."""
+    """The examples of a split as columns.
+
+    `contradictions` counts the questions whose majority answer is one that nobody gave; the most
+    common answer takes its place.
+    """
 
     question_ids: Ids
     questions: Text
@@ -132,6 +269,7 @@ class RawSplit:
     majority_answers: Counter[str]
     answer_types: Categories
     question_types: Categories
+    contradictions: int = 0
 
     def __len__(self) -> int:
         return len(self.question_ids)
@@ -149,6 +287,7 @@ class RawSplit:
         questions, answers = RaggedBuilder("B"), RaggedBuilder("i")
         images, strings, answer_types, question_types = (_Column() for _ in range(4))
         majority_answers: Counter[str] = Counter()
+        contradictions = 0
         question_id = array_to_ids(earlier.question_ids[:1])[0] if earlier else None
         image_id = earlier.images.names[0] if earlier else None
         for example in examples:
@@ -169,9 +308,14 @@ class RawSplit:
             images.append(image_id)
             answers.append(strings[answer] for answer in example.answers)
             chosen = example.majority_answer
-            if chosen is None and example.answers:
-                ranked = Counter(map(normalise_answer, example.answers)).most_common(1)
-                chosen = ranked[0][0]
+            if chosen is not None and example.answers and chosen not in example.answers:
+                given = set(map(normalise_answer, example.answers))
+                if normalise_answer(chosen) not in given:
+                    chosen, contradictions = None, contradictions + 1
+            if chosen is None:
+                known = [answer for answer in example.answers if answer != OTHER_ANSWER]
+                ranked = Counter(map(normalise_answer, known)).most_common(1)
+                chosen = ranked[0][0] if ranked else None
             if chosen is not None:
                 majority_answers[chosen] += 1
             answer_types.append(example.answer_type)
@@ -190,6 +334,7 @@ class RawSplit:
             majority_answers,
             answer_types.build(),
             question_types.build(),
+            contradictions,
         )
 
 

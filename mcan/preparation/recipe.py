@@ -11,6 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from mcan.console import align, message, natural, positive
 from mcan.errors import DataError
 from mcan.evaluation.metrics import METRICS
 from mcan.files import file_on_disk, sha256_of
+from mcan.preparation.fields import NAMES, OTHER_ANSWER, ImageIds, parse_fields
+from mcan.preparation.image_ids import ID_HELP, ID_RULES
 from mcan.preparation.prepared_writer import write_prepared
-from mcan.preparation.questions import Example, RawSplit, read_vqa
+from mcan.preparation.questions import Example, RawSplit, read_files
 from mcan.text.answers import normalise_answer
 from mcan.text.vocabulary import Vocabulary, build_tokens, unknown_words_warning
 
@@ -35,14 +38,14 @@ class DatasetRecipe:
     - `folder`: the dataset's folder, which has its name;
     - `splits`: the files of each, as named in `raw/`, questions before annotations. A file in an
       archive is `archive.zip/name.json`; it is also found as `name.json` and `name.json.gz`;
-    - `read`: the examples of these files;
+    - `read`: the examples of these files, if they are not as `read_files` reads them;
     - `count_answers`: the vocabulary counts the `chosen` answer of each question, or `every` one;
     - `carve_validation`: share of the training images held out if there is no validation split.
     """
 
     folder: Path
     splits: Mapping[str, tuple[str, ...]]
-    read: Callable[..., Iterable[Example]] = read_vqa
+    read: Callable[..., Iterable[Example]] | None = None
     min_answer_count: int | None = 9
     top_answers: int | None = None
     count_answers: str = "chosen"
@@ -71,8 +74,18 @@ class DatasetRecipe:
             nargs="+",
             action="append",
             metavar=("SPLIT", "FILE"),
-            help="a split from your own files, questions before annotations; once per split",
+            help="a split from your own files: questions before annotations, or files of records "
+            "(JSON, JSON lines, CSV, TSV, Parquet); once per split",
         )
+        if self.read is None:
+            add(
+                "--fields",
+                nargs="+",
+                default=[],
+                metavar="ROLE=FIELD",
+                help=f"names of the fields of records; roles: {', '.join(NAMES)}",
+            )
+            add("--ids", choices=ID_RULES, default="stem", help=ID_HELP)
         add("--metric", choices=[*METRICS], default=self.metric, help="accuracy that is reported")
         add("--token-splits", nargs="+", default=[TRAIN], help="splits with the words")
         add("--answer-splits", nargs="+", default=[TRAIN], help="splits with the answers")
@@ -102,17 +115,32 @@ class DatasetRecipe:
             raise DataError(f"--carve-validation is {share}, expected at least 0 and below 1")
         splits: dict[str, RawSplit] = {}
         earlier = None
+        read: dict[str, Callable[[], Iterable[Example]]] = {}
+        more: dict[str, Any] = {}
+        if self.read is None:
+            more = {"fields": parse_fields(options.fields), "ids": ImageIds(options.ids)}
         for name, files in paths.items():
+            # Missing ids are numbered through all splits.
+            if more:
+                more["first_row"] = sum(map(len, splits.values()))
+            read[name] = partial(self.read or read_files, *files, **more)
             # Splits are trained on together and share image stores, so their ids are of one type.
-            splits[name] = earlier = RawSplit.collect(self.read(*files), files[0], earlier)
+            splits[name] = earlier = RawSplit.collect(read[name](), files[0], earlier)
         if share and VAL not in splits and TRAIN in splits:
             images, files = splits[TRAIN].images.names, paths[TRAIN]
             count = min(max(1, round(share * len(images))), len(images) - 1)
             drawn = np.random.default_rng(options.seed).permutation(len(images))[:count]
             held_out = {images[index] for index in drawn.tolist()}
             for name, inside in ((TRAIN, False), (VAL, True)):
-                examples = (e for e in self.read(*files) if (e.image_id in held_out) == inside)
+                examples = (e for e in read[TRAIN]() if (e.image_id in held_out) == inside)
                 splits[name] = RawSplit.collect(examples, files[0])
+        for name, split in splits.items():
+            if split.contradictions:
+                message(
+                    f"warning: {paths.get(name, paths[TRAIN])[0]}: {split.contradictions:,} of "
+                    f"{len(split):,} questions of {name} have a multiple_choice_answer that nobody "
+                    "gave; their most frequent answer is used instead"
+                )
         return splits, [path for files in paths.values() for path in files]
 
     def _paths(self, options: argparse.Namespace) -> dict[str, list[Path]]:
@@ -124,10 +152,9 @@ class DatasetRecipe:
         paths = {name: [Path(file) for file in files] for name, *files in options.files}
         if len(paths) < len(options.files):
             raise DataError("--files: a split is given twice")
-        most = max(len(files) for files in self.splits.values())
         for name, files in paths.items():
-            if not 1 <= len(files) <= most:
-                raise DataError(f"--files {name}: expected 1 to {most} files, found {len(files)}")
+            if not files or (self.read is not None and len(files) > 1):
+                raise DataError(f"--files {name}: expected one file, found {len(files)}")
         return paths
 
     def write(
@@ -197,6 +224,7 @@ def answer_vocabulary(
         if options.count_answers == "every":
             occurrences = np.bincount(split.answers.codes.values).tolist()
             given = dict(zip(split.answers.strings, occurrences, strict=True))
+            given.pop(OTHER_ANSWER, None)
         else:
             given = split.majority_answers
         for answer, count in given.items():
@@ -205,6 +233,11 @@ def answer_vocabulary(
     best = dict(counts.most_common(options.top_answers))
     answers = tuple(answer for answer in counts if best.get(answer, 0) >= fewest)
     if not answers:
+        if not counts:
+            raise DataError(
+                f"no question of {', '.join(options.answer_splits)} has an answer; name their "
+                "field with --fields answer=FIELD, or other splits with --answer-splits"
+            )
         raise DataError(
             f"no answer occurs {fewest} times in {', '.join(options.answer_splits)}; choose with "
             "--answer-splits and --min-answer-count"

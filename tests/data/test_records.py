@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
+import lzma
+import sys
+import zipfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +20,17 @@ from hypothesis import strategies as st
 from vqa_toys import write_json
 
 from mcan.data import records
-from mcan.data.records import read_items
+from mcan.data.records import read_items, read_rows
 from mcan.errors import DataError
 from mcan.files import file_on_disk
+
+
+def zipped(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("folder/b.json", content)
+    return buffer.getvalue()
+
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -67,6 +80,89 @@ def test_numbers_across_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_packings_are_equal(tmp_path: Path, name: str) -> None:
     path = write_json(tmp_path / name, {"x": [], "wanted": [{"é": 1}, 2]})
     assert list(read_items(path, "wanted")) == [{"é": 1}, 2]
+
+
+@pytest.mark.parametrize("suffix", ["", ".json", ".gz", ".gzip", ".zip"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zipped])
+def test_compression_is_known_by_content(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(pack(b"[1, 2]"))
+    assert list(read_items(path)) == [1, 2]
+    if pack is zipped:
+        assert list(read_items(path / "b.json")) == [1, 2]
+
+
+ROWS = [{"q": "a?", "n": "1"}, {"q": 'b, "c"', "n": "2"}]
+KEYED = {f"0{k}": {"q": k, **({"x": {}} if k > 4 else {})} for k in range(9)}
+TABLE = 'q{0}n{1}\r\n"a?"{0}1{1}\r\n\r\n"b, ""c"""{0}2{1}\r\n'
+LAYOUTS: dict[str, tuple[str, list[Any]]] = {
+    "a list": (json.dumps(ROWS), [*enumerate(ROWS)]),
+    "lines": ("\n".join(map(json.dumps, ROWS)) + "\n\n", [*enumerate(ROWS)]),
+    "a well-known key": (json.dumps({"info": {}, "data": ROWS, "x": 1}), [*enumerate(ROWS)]),
+    "another key": (json.dumps({"x": [1], "all": ROWS}, indent=1), [*enumerate(ROWS)]),
+    "by id": (json.dumps(KEYED), [*KEYED.items()]),
+    "by id, different fields": (json.dumps(dict([*KEYED.items()][4:])), [*KEYED.items()][4:]),
+    "one by id": (json.dumps({"a": ROWS[0]}), [("a", ROWS[0])]),
+    "commas": (TABLE.format(",", ""), [*enumerate(ROWS)]),
+    "tabs": (TABLE.format("\t", "\t"), [(k, {**row, "": ""}) for k, row in enumerate(ROWS)]),
+    "semicolons": ("\ufeff" + TABLE.format(";", ""), [*enumerate(ROWS)]),
+    "surplus empty cells": ("q,n\na,b,,\n", [(0, {"q": "a", "n": "b"})]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_rows_of_any_layout(tmp_path: Path, layout: str, encoding: str) -> None:
+    text, rows = LAYOUTS[layout]
+    if encoding == "utf-16" and text[0] in "[{\ufeff":
+        return  # only spreadsheets are saved so
+    (tmp_path / "a.x").write_bytes(text.encode(encoding))
+    assert list(read_rows(tmp_path / "a.x")) == rows
+
+
+@pytest.mark.parametrize("pack", [bytes, zipped])
+def test_rows_of_parquet_leave_out_images(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    shown: dict[str, Any] = {"q": "a?", "answers": [{"answer": "x"}], "n": 3}
+    image = {"image": {"bytes": b"abc", "path": "a.jpg"}, "raw": b"abc"}
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist([shown | image] * 5000), buffer)
+    (tmp_path / "b.json").write_bytes(pack(buffer.getvalue()))
+    rows = list(read_rows(tmp_path / "b.json"))
+    assert rows == [(k, shown | {"image": {"path": "a.jpg"}, "raw": {}}) for k in range(5000)]
+    (tmp_path / "b.json").write_bytes(buffer.getvalue()[:-30])
+    with pytest.raises(DataError, match=r"b\.json: not the Parquet expected"):
+        list(read_rows(tmp_path / "b.json"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(DataError, match="Parquet files need pyarrow: pip install pyarrow"):
+            list(read_rows(tmp_path / "b.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "the list of records is empty or missing"),
+        ("a,b\n1,2,3\n", r"line 2 has 3 cells, the first line 2; a text with separators"),
+        ('a,b\n"x" y,2\n', "not the table expected"),
+        ("a,b,a\n1,2,3\n", "the first line names a more than once"),
+        ('{"a": 1}\n{"a"', "not the JSON expected"),
+        ("[1] x", "more text follows its end"),
+        ("q\nWas ist gr\udcfcn?\n", "save it as UTF-8"),
+    ],
+)
+def test_broken_rows(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=message):
+        list(read_rows(tmp_path / "a"))
+
+
+def test_a_workbook_is_no_archive_of_records(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a.zip" / "xl" / "workbook.xml", "x").parents[1]
+    with pytest.raises(DataError, match="an Excel workbook; save its sheet as CSV UTF-8"):
+        list(read_rows(path))
 
 
 def test_members_are_found(tmp_path: Path) -> None:
@@ -121,8 +217,7 @@ def test_broken_json(tmp_path: Path, text: str, message: str) -> None:
 def test_broken_files(tmp_path: Path) -> None:
     whole = gzip.compress(json.dumps(list(range(5000))).encode())
     (tmp_path / "cut.json.gz").write_bytes(whole[:-20])
-    (tmp_path / "plain.json.gz").write_text("[1]")
-    (tmp_path / "packed.json").write_bytes(whole)
+    (tmp_path / "cut.xz").write_bytes(lzma.compress(b"[1]")[:-9])
     write_json(tmp_path / "whole.zip" / "a.json", list(range(5000)))
     content = (tmp_path / "whole.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
@@ -135,8 +230,8 @@ def test_broken_files(tmp_path: Path) -> None:
         ("missing.zip/a.json", "cannot be read (No such file or directory)"),
         (".", "cannot be read (Is a directory)"),
         ("cut.json.gz", "damaged or incomplete (Compressed file ended"),
-        ("plain.json.gz", "damaged or incomplete (Not a gzipped file"),
-        ("packed.json", "not the JSON expected ('utf-8' codec can't decode"),
+        ("cut.xz", "damaged or incomplete (Compressed file ended"),
+        ("cut.xz/a.json", "is not a zip archive"),
         ("cut.zip", "damaged or incomplete (File is not a zip file)"),
         ("flipped.zip", "damaged or incomplete (Bad CRC-32"),
         (

@@ -10,7 +10,7 @@ import pytest
 from vqa_toys import TRAIN, annotations_of, questions_of, write_json
 
 from mcan.errors import DataError
-from mcan.preparation.questions import Example, RawSplit, read_vqa
+from mcan.preparation.questions import Example, RawSplit, read_files, read_vqa
 
 
 def read(folder: Path, questions: Any, annotations: Any) -> list[Example]:
@@ -57,23 +57,25 @@ def change(number: int, **fields: Any) -> Callable[[list[dict[str, Any]]], objec
 
 
 IN_QUESTIONS: list[tuple[str, Callable[[Any], object]]] = [
-    ("q.json: entry 1 (question 10): 'image_id' is missing", change(1, image_id=...)),
     ("q.json: entry 1: 'question_id' is missing", change(1, question_id=...)),
-    ("q.json: entry 2 (question 20): 'question' is missing", change(2, question=...)),
+    (
+        "q.json: entry 2 (question 20): 'question' is missing, also in {}/a.json",
+        change(2, question=...),
+    ),
     ("(question 20): 'question' is None, expected text", change(2, question=None)),
     ("'question_id' is 1.5, expected an integer of 64 bits", change(0, question_id=1.5)),
     ("a.json: expected question 11 exactly once, here and in {}/q.json", change(4, question_id=11)),
     ("q.json: entry 6 is 'x', expected an object", lambda entries: entries.append("x")),
-    ("a.json: expected question 30 exactly once", lambda entries: entries.pop(4)),
+    ("(question 20): 'image_id' is '', expected an integer", change(2, image_id="")),
 ]
 IN_ANNOTATIONS: list[tuple[str, Callable[[Any], object]]] = [
     ("a.json: entry 0 (question 11): 'answers' is missing", change(0, answers=...)),
-    ("'answers' is [], expected a list of at least one", change(0, answers=[])),
+    ("'answers' is [], expected a text, a list of at least one", change(0, answers=[])),
     (
-        "(question 31): 'answers' is [{'answer': 'yes'}, 'no'], expected",
-        change(5, answers=[{"answer": "yes"}, "no"]),
+        "(question 31): 'answers' is [{'answer': 'yes'}, ['no']], expected",
+        change(5, answers=[{"answer": "yes"}, ["no"]]),
     ),
-    ("'answers' is [{'text': 'a'}], expected a list of", change(5, answers=[{"text": "a"}])),
+    ("'answers' is [{'text': 'a'}], expected a text, a", change(5, answers=[{"text": "a"}])),
     ("'multiple_choice_answer' is 2", change(1, multiple_choice_answer=2)),
     ("'answer_type' is None, expected text", change(1, answer_type=None)),
     ("a.json: expected question 20 exactly once", change(2, question_id=11)),
@@ -102,7 +104,7 @@ def test_malformed(
 
 def test_one_question_file_alone(tmp_path: Path) -> None:
     path = write_json(tmp_path / "q.json", questions_of(TRAIN))
-    assert list(read_vqa(path)) == [Example(q, i, text) for q, i, text, _ in TRAIN]
+    assert list(read_files(path)) == [Example(q, i, text) for q, i, text, _ in TRAIN]
 
 
 def test_memory_per_question_is_small(peak_memory: Callable[..., int]) -> None:

@@ -144,10 +144,14 @@ REFUSED: list[tuple[str, dict[str, list[Row]], str]] = [
     ("no answer occurs 99 times in train; choose", TRAIN_VAL, "--min-answer-count 99"),
     ("--carve-validation is 1.0, expected", TRAIN_VAL, "--carve-validation 1"),
     ("--files: a split is given twice", TRAIN_VAL, "--files val x.json"),
-    ("--files dev: expected 1 to 2 files, found 0", TRAIN_VAL, "--files dev"),
+    ("--files dev: expected one file, found 0", TRAIN_VAL, "--files dev"),
     ("nowhere.json: cannot be read", TRAIN_VAL, "--files dev nowhere.json"),
     ("'a/b' cannot be the name", TRAIN_VAL, "--files a/b {}/questions_train.json"),
-    ("no answer occurs 1 times", {"train": TRAIN, "test": TEST}, "--answer-splits test"),
+    (
+        "no question of test has an answer; name",
+        {"train": TRAIN, "test": TEST},
+        "--answer-splits test",
+    ),
     ("the split has no question", {"train": TRAIN[:2]}, ""),  # one image, none left for val
     ("the vocabulary needs split 'train'", {"test": TEST}, ""),
     ("val.json: question '40': question id is '40' while", {"train": TRAIN, "val": TEXT_IDS}, ""),

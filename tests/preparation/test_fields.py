@@ -1,0 +1,268 @@
+"""Records of many origins: names of fields, forms of answers, ids of images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vqa_toys import VAL, load_recipe, prepare, questions_of, targets, write_json, write_split
+
+from mcan.data.arrays import array_to_ids
+from mcan.data.prepared import Prepared
+from mcan.errors import DataError
+from mcan.evaluation.metrics import soft_score
+from mcan.preparation.fields import OTHER_ANSWER, from_cell, people_answers
+
+CUSTOM = load_recipe("custom")
+ALL = ("--carve-validation", "0")
+TEN = ["yes"] * 9 + ["no"]
+
+
+def prepare_file(folder: Path, content: Any, *arguments: str, name: str = "a.json") -> Prepared:
+    path = write_json(folder / name, content)
+    return prepare(CUSTOM, folder, "--files", "train", str(path), *ALL, *arguments)
+
+
+def rows_of(prepared: Prepared, split: str = "train") -> list[tuple[Any, Any, str, list[str]]]:
+    found = prepared.split(split)
+    images = [array_to_ids(found.image_ids)[index] for index in found.image_index]
+    columns = array_to_ids(found.question_ids), images, found.questions, found.human_answers
+    return list(zip(*columns, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        ("A dog", ["A dog"]),
+        (["a", "b"], ["a", "b"]),
+        ([{"answer": "a", "answer_id": 1}, {"answer": "b"}], ["a", "b"]),
+        ({"answer": ["a", "b"], "answer_id": [1, 2]}, ["a", "b"]),
+        ({"answer": "a", "answer_id": 1}, ["a"]),
+        (3, ["3"]),
+        (2.0, ["2"]),
+        (0.5, ["0.5"]),
+        (True, ["yes"]),
+        ([False, 4], ["no", "4"]),
+        *((empty, []) for empty in (None, "", " ", [], ["", ""], float("nan"), [None])),
+        # As tables hold them: JSON, Python, arrays of numpy.
+        ('["a", "it\'s", null]', ["a", "it's", ""]),
+        ("['a', \"it's\"]", ["a", "it's"]),
+        ("['a' 'b'\n 'b']", ["a", "b", "b"]),
+        ("[{'answer': 'a'}\n {'answer': 'b'}]", ["a", "b"]),
+        ("{'yes': 1.0}", ["yes"] * 10),
+        ("[unreadable", ["[unreadable"]),
+        # Scores by ten people.
+        ({"net": 1}, ["net"] * 10),
+        ({"net": 1.0, "netting": 0.3, "nets": 0, "mesh": None}, ["net"] * 9 + ["netting"]),
+        ({"ids": ["net", "mesh"], "weights": [1.0, 0.6]}, ["net"] * 8 + ["mesh"] * 2),
+        ({"a": 0.9, "b": 0.3}, ["a"] * 3 + ["b"] + [OTHER_ANSWER] * 6),
+        ({}, [OTHER_ANSWER] * 10),
+    ],
+)
+def test_answers_in_any_form(value: Any, answers: list[str]) -> None:
+    assert people_answers(from_cell(value)) == answers
+
+
+@pytest.mark.parametrize("value", [{"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 0.333}])
+def test_scores_are_kept(value: dict[str, float]) -> None:
+    answers = people_answers(value)
+    assert len(answers) == 10
+    for answer, score in value.items():
+        assert soft_score(answers.count(answer)) == pytest.approx(score, abs=0.07)
+
+
+# What is read, the name of each file's layout, and the rows with ids, images and answers.
+DATASETS: dict[str, tuple[Any, list[tuple[Any, Any, list[str]]]]] = {
+    "VQA v2 of Hugging Face": (
+        [
+            {
+                **{"question_id": 1000, "image_id": 0, "question": "q", "answers": TEN},
+                **{"image": {"path": None}, "multiple_choice_answer": "yes", "answer_type": "t"},
+            }
+        ],
+        [(1000, 0, TEN)],
+    ),
+    "A-OKVQA": (
+        [{"image_id": 7, "question_id": "Q", "question": "q", "direct_answers": TEN, "x": []}],
+        [("Q", 7, TEN)],
+    ),
+    "VQA-RAD": (
+        [{"qid": "0", "image_name": "s00.jpg", "question": "q", "answer": "Yes"}] * 1,
+        [("0", "s00", ["Yes"])],
+    ),
+    "SLAKE": (
+        [{"img_id": 1, "img_name": "x1/source.jpg", "question": "q", "answer": "是", "qid": 5}],
+        [(5, 1, ["是"])],
+    ),
+    "TextVQA": (
+        {"dataset_type": "x", "data": [{"question": "q", "image_id": "5f", "answers": TEN}]},
+        [(0, "5f", TEN)],
+    ),
+    "LXMERT": (
+        [{"question_id": 3, "img_id": "COCO_1", "sent": "q", "label": {"yes": 1, "no": 0.3}}],
+        [(3, "COCO_1", TEN)],
+    ),
+    "GQA": ({"021": {"imageId": "23", "question": "q", "answer": "a"}}, [("021", "23", ["a"])]),
+    "CLEVR": (
+        {
+            "info": {},
+            "questions": [
+                {"image_filename": "C_1.png", "question_index": k, "question": "q", "answer": k}
+                for k in (3, 4)
+            ],
+        },
+        [(3, "C_1", ["3"]), (4, "C_1", ["4"])],
+    ),
+    "numbers of people": (
+        [{"image": f"{k}.PNG", "question": "q", "answers": {"a": 1 + k, "b": 1}} for k in (0, 1)],
+        [(0, "0", ["a", "b"]), (1, "1", ["a", "a", "b"])],
+    ),
+    "a spreadsheet": (
+        "Image Name;Question;Answer;;\ni1.jpg;q;Yes;;\n\ni1.jpg;q;\"a; b\";;\n",
+        [(0, "i1", ["Yes"]), (1, "i1", ["a; b"])],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_well_known_names(tmp_path: Path, name: str) -> None:
+    content, expected = DATASETS[name]
+    prepared = prepare_file(tmp_path, content)
+    assert [(i, image, answers) for i, image, _, answers in rows_of(prepared)] == expected
+    assert prepared.meta["splits"]["train"]["bound_normalised"] > 0.4
+
+
+NAMED = [{"q": "a?", "a1": "x", "a2": "y", "of": {"file": f"d{k}/s.jpg"}} for k in (0, 1)]
+
+
+def test_named_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = ["--fields", "question=q", "answers=a1,a2", "image=of.file", "type=a1"]
+    prepared = prepare_file(tmp_path, NAMED, *fields, "--ids", "path")
+    assert rows_of(prepared) == [(k, f"d{k}/s", "a?", ["x", "y"]) for k in (0, 1)]
+    assert prepared.split("train").answer_types.names == ("x",)
+    assert f"{tmp_path}/a.json: --fields question=q image=of.file answer=a1,a2" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_choice_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, _ = DATASETS["SLAKE"]
+    prepare_file(tmp_path, content)
+    assert "--fields question=question image=img_id (not img_name) answer=answer id=qid" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "a.json: which field is the question?; there is q, a1, a2, of; choose with --fields"),
+        (["question=q"], "which field is the image?; there is q, a1, a2, of; choose with --fields"),
+        (["question=sent", "image=of.file"], "a.json: 'sent' is no field; there is q"),
+        (["question=q", "image=of.name"], "entry 0: 'of.name' is missing"),
+        (["question=q", "image=q"], "no question of train has an answer; name their field"),
+        (
+            ["question=q", "image=of.file", "answer=a1"],
+            "entry 1: image 'd1/s.jpg' has the id 's', as 'd0/s.jpg' before; use --ids path",
+        ),
+        (["colour=q"], "--fields colour=q: expected question=FIELD, image=FIELD, answer=FIELD"),
+        (["question"], "--fields question: expected question=FIELD"),
+        (
+            ["question=q", "image=a1", "answer=of"],
+            "entry 0: 'of' is {'file': 'd0/s.jpg'}, expected",
+        ),
+    ],
+)
+def test_fields_that_cannot_be_known(tmp_path: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(DataError) as error:
+        prepare_file(tmp_path, NAMED, *(["--fields", *arguments] if arguments else []))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "image"),
+    [("stem", "COCO_val2014_0042"), ("coco", 42), ("path", "d/COCO_val2014_0042")],
+)
+def test_ids_of_images(tmp_path: Path, rule: str, image: Any) -> None:
+    row = {"question": "q", "answer": "a", "image": "d/COCO_val2014_0042.jpg"}
+    assert rows_of(prepare_file(tmp_path, [row], "--ids", rule))[0][1] == image
+    # Also in the VQA layout.
+    asked = [{"question_id": 1, "image_id": row["image"], "question": "q"}]
+    write_json(tmp_path / "q.json", asked)
+    write_json(tmp_path / "an.json", [{**asked[0], "answers": ["a"]}])
+    files = ["--files", "train", f"{tmp_path}/q.json", f"{tmp_path}/an.json", "--force"]
+    assert rows_of(prepare(CUSTOM, tmp_path, *files, "--ids", rule, *ALL))[0][:2] == (1, image)
+
+
+def test_missing_ids_are_numbered_through_all_files_and_splits(tmp_path: Path) -> None:
+    rows = [{"question": f"q{k}", "answer": "a", "image": {"path": None}} for k in range(6)]
+    files = [write_json(tmp_path / f"{k}.json", rows[2 * k : 2 * k + 2]) for k in range(3)]
+    splits = ["--files", "train", str(files[0]), str(files[1]), "--files", "val", str(files[2])]
+    prepared = prepare(CUSTOM, tmp_path, *splits)
+    assert [row[:3] for row in rows_of(prepared)] == [(k, k, f"q{k}") for k in range(4)]
+    assert [row[:3] for row in rows_of(prepared, "val")] == [(k, k, f"q{k}") for k in (4, 5)]
+    carved = prepare_file(tmp_path / "x", rows, "--carve-validation", "0.5")
+    both = sorted([*rows_of(carved), *rows_of(carved, "val")])
+    assert [row[:3] for row in both] == [(k, k, f"q{k}") for k in range(6)]
+
+
+def test_answers_are_in_all_records_or_in_none(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": "a", "image": "i"}, {"question": "q", "image": "i"}]
+    train, test = (str(write_json(tmp_path / f"{k}.json", rows[k:])) for k in (0, 1))
+    with pytest.raises(DataError, match=r"0.json: entry 1: it has no answer, unlike those before"):
+        prepare(CUSTOM, tmp_path, "--files", "train", train)
+    train = str(write_json(tmp_path / "0.json", rows[:1]))
+    files = ["--files", "train", train, "--files", "test", test]
+    prepared = prepare(CUSTOM, tmp_path, *files, *ALL, "--fields", "answer=answer")
+    assert rows_of(prepared, "test") == [(1, "i", "q", [])]
+
+
+def test_answers_that_a_file_of_scores_does_not_name(tmp_path: Path) -> None:
+    labels = [{"no": 0.6}, {}, {"yes": 1.0}]
+    rows = [{"sent": "q", "img_id": k, "label": label} for k, label in enumerate(labels)]
+    for every in ("chosen", "every"):
+        prepared = prepare_file(tmp_path / every, rows, "--count-answers", every)
+        assert set(prepared.vocabulary.answers) == {"no", "yes"}
+        assert targets(prepared, "train") == {0: {"no": 0.6}, 1: {}, 2: {"yes": 1.0}}
+        assert prepared.meta["splits"]["train"]["bound"] == pytest.approx(1.6 / 3)
+
+
+def test_a_choice_that_nobody_gave(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The image may stand in the annotations alone, as may a few more questions."""
+    answers = ["fracture", "nodule", "cyst", "Cyst."]
+    annotations = [
+        {
+            "question_id": k,
+            "image_id": f"i{k}",
+            "answers": [{"answer": answer}],
+            "multiple_choice_answer": "cyst" if k == 3 else "ap",
+        }
+        for k, answer in enumerate(answers)
+    ]
+    write_json(tmp_path / "q.json", [{"question_id": k, "question": "what?"} for k in (1, 2, 3)])
+    write_json(tmp_path / "a.json", {"annotations": annotations})
+    files = ["--files", "train", f"{tmp_path}/q.json", f"{tmp_path}/a.json"]
+    prepared = prepare(CUSTOM, tmp_path, *files, *ALL)
+    assert prepared.vocabulary.answers == ("nodule", "cyst")
+    assert [row[:2] for row in rows_of(prepared)] == [(k, f"i{k}") for k in (1, 2, 3)]
+    left_out, contradiction = capsys.readouterr().err.splitlines()
+    assert "a.json: 1 annotations are left out, as their questions are not in" in left_out
+    assert (
+        "2 of 3 questions of train have a multiple_choice_answer that nobody gave" in contradiction
+    )
+
+
+def test_questions_of_annotations(tmp_path: Path) -> None:
+    files = write_split(tmp_path, "train", VAL)
+    questions, annotations = Path(files[2]), Path(files[3])
+    content = json.loads(annotations.read_text())
+    for entry, (_, _, text, _) in zip(content["annotations"], VAL, strict=True):
+        entry["question"] = text
+    write_json(annotations, content)
+    bare = [{"question_id": entry["question_id"]} for entry in questions_of(VAL)]
+    write_json(questions, bare)
+    rows = rows_of(prepare(CUSTOM, tmp_path, *files, *ALL))
+    assert rows == [(q, i, text, [*answers]) for q, i, text, answers in VAL]
