@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
         group = f"the runs of group {name[2:].upper()}, one of each seed"
         parser.add_argument(name, metavar="RUN", nargs="+", default=[], help=group)
     parser.add_argument("--split", help="split to compare (default: data.evaluate of A)")
-    parser.add_argument("--metric", choices=METRICS, help="default: as eval.py for A")
+    parser.add_argument("--metric", choices=METRICS, help="default: that of eval.py for the runs")
     parser.add_argument(
         "--by",
         choices=("question", "image"),
@@ -75,8 +75,10 @@ def parse() -> argparse.Namespace:
         args.a, args.b = alone[:1], alone[1:]
     elif alone or not (args.a and args.b):
         raise RunError("name two runs, RUN RUN, or two groups, --a RUN ... --b RUN ...")
-    elif twice := {path.resolve() for path in args.a} & {path.resolve() for path in args.b}:
-        raise RunError(f"{twice.pop()}: in both groups; compare it with another run")
+    else:
+        folders = [path.resolve() for path in (*args.a, *args.b)]
+        if twice := [path for path in folders if folders.count(path) > 1]:
+            raise RunError(f"{twice[0]}: named twice; each run belongs to one group, once")
     return args
 
 
@@ -108,7 +110,7 @@ def main() -> None:
         np.array([accuracies(metric, given, humans) for given in group])
         for group in (answers_a, answers_b)
     )
-    by_seed = [percentage(change) for change in scores_b - scores_a]
+    by_seed = [percentage(b) - percentage(a) for a, b in zip(scores_a, scores_b, strict=True)]
     resamples = RESAMPLES if len(by_seed) == 1 else RESAMPLES_OF_SEEDS
 
     rows = differences(scores_a, scores_b, split, args.by == "image", args.confidence)

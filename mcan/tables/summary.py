@@ -93,7 +93,9 @@ def summarise(
     types = sorted({name for each in scored for name in each.per_answer_type} - {""})
     columns = table.columns
     if not same_dataset and not {*types} <= {*columns}:
-        columns = (OVERALL, *types)
+        known = {name for each in scored for name in numbers(each)}
+        own = (name for name in columns if name in known)
+        columns = tuple(dict.fromkeys([OVERALL, *types, *own]))
     comparable = same_dataset and same_metric
     rows = []
     for row in table.rows:
