@@ -196,7 +196,7 @@ def _is_stock(module: nn.Module, *kinds: type) -> bool:
     """Whether a short cut may compute it: no subclass, hook, parametrisation, or other forward."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooked = any(getattr(module, name) for name in hooks)
-    return type(module) in kinds and "forward" not in vars(module) and not hooked
+    return type(module) in kinds and "forward" not in module.__dict__ and not hooked
 
 
 @contextmanager
