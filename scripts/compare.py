@@ -182,18 +182,17 @@ def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> dict[Path
 
 def pair_by_seed(
     a: Sequence[Path], b: Sequence[Path], configs: Mapping[Path, Config]
-) -> tuple[list[Path], list[Path]]:
+) -> tuple[Sequence[Path], Sequence[Path]]:
     """Both groups in the order of their seeds; one run each is a pair, whatever its seed."""
-    if len(a) == len(b) == 1:
-        return [*a], [*b]
-    of_a, of_b = ({configs[target].seed: target for target in group} for group in (a, b))
-    if of_a.keys() != of_b.keys() or len(a) > len(of_a) or len(b) > len(of_b):
-        seeds = [shorten(sorted(configs[target].seed for target in group)) for group in (a, b)]
+    a, b = (sorted(group, key=lambda target: configs[target].seed) for group in (a, b))
+    seeds = [[configs[target].seed for target in group] for group in (a, b)]
+    repeated = len({*seeds[0]}) < len(a)
+    if len(a) + len(b) > 2 and (repeated or seeds[0] != seeds[1]):
         raise RunError(
-            f"the runs of --a have the seeds {seeds[0]}, those of --b {seeds[1]}; runs are paired "
-            "by seed, so both groups need one run of each seed"
+            f"the runs of --a have the seeds {shorten(seeds[0])}, those of --b "
+            f"{shorten(seeds[1])}; runs are paired by seed, so both groups need one run of each"
         )
-    return [of_a[seed] for seed in sorted(of_a)], [of_b[seed] for seed in sorted(of_a)]
+    return a, b
 
 
 def read_split(home: Prepared, others: Sequence[Prepared], name: str) -> Split:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -93,18 +93,20 @@ def footnotes(summary: TableSummary) -> Iterator[str]:
     table, rows = summary.table, summary.rows
     cells = [row.cells[column] for row in rows for column in summary.columns]
     on = "Accuracy in percent on {0.split} of {0.dataset} ({1.n:,} questions), metric {1.metric}"
-    measured = [
-        (on.format(each, each.metrics), row.row.name)
-        for row in rows
-        for each in row.outcomes.values()
-        if each.metrics is not None
-    ]
-    yield from _by_row(measured, len({name for _, name in measured}))
-    planned = [(row.row.name, flatten(r.config.model_dump())) for row in rows for r in row.runs]
-    for key, meaning in LIMITS.items():
-        stated = ((config.get(key), name) for name, config in planned)
-        texts = [(f"{meaning.format(limit)} ({key})", name) for limit, name in stated if limit]
-        yield from _by_row(texts, len(dict(planned)))
+    rows_of: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for run in row.runs:
+            done = row.outcomes.get(run.seed)
+            if done is None or done.metrics is None:
+                continue
+            stated = flatten(run.config.model_dump())
+            limits = [(key, limit) for key in LIMITS if (limit := stated.get(key)) is not None]
+            texts = [f"{LIMITS[key].format(limit)} ({key})" for key, limit in limits]
+            for text in (on.format(done, done.metrics), *texts):
+                rows_of.setdefault(text, {})[row.row.name] = None
+    measured = {name for names in rows_of.values() for name in names}
+    for text, names in rows_of.items():
+        yield f"{text}." if len(names) == len(measured) else f"{text}: {', '.join(names)}."
     for name in summary.columns:
         if measured and all(row.cells[name].mean is None for row in rows):
             yield f"The column {name} is not in the metrics.json of any finished run."
@@ -133,15 +135,6 @@ def footnotes(summary: TableSummary) -> Iterator[str]:
     codes = {code for row in rows for each in row.outcomes.values() for code in each.code}
     if len(codes) > 1:
         yield f"The runs were made by {len(codes)} versions of the code (`code` in table.json)."
-
-
-def _by_row(texts: Iterable[tuple[str, str]], rows: int) -> Iterator[str]:
-    """Each text as a sentence; with the names that follow it, unless it is true of all `rows`."""
-    names: dict[str, dict[str, None]] = {}
-    for text, name in texts:
-        names.setdefault(text, {})[name] = None
-    for text, of_text in names.items():
-        yield f"{text}." if len(of_text) == rows else f"{text}: {', '.join(of_text)}."
 
 
 def markdown(summary: TableSummary) -> str:
