@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mcan.console import message
 from mcan.data.arrays import Id, array_to_ids
-from mcan.data.prepared import Categories, Prepared, Split
+from mcan.data.prepared import Categories, Prepared
 from mcan.errors import DataError, command
 from mcan.evaluation.metrics import METRICS, accuracies, percentage, summarise_scores
 from mcan.evaluation.results import accuracy_table, name_ids, read_results
 from mcan.files import refuse_existing, save_text
 from mcan.preparation.questions import (
-    Example,
     by_question_id,
     read_annotations,
     read_questions,
@@ -50,26 +49,29 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     refuse_existing(args.output, "--output")
-    metric, annotations = args.metric or "vqa", dict[Id, Example]()
-    if args.annotations:
-        annotations = by_question_id(read_annotations(args.annotations), args.annotations)
-    ids, where = list(annotations), str(args.annotations)
-    if args.questions:
+    ids, where, split = list[Id](), str(args.annotations), None
+    if args.split:
+        prepared = Prepared.open(args.split[0])
+        split = prepared.split(args.split[1])
+        ids, where = array_to_ids(split.question_ids), f"split {split.name} of {prepared.folder}"
+    elif args.questions:
         ids = list(by_question_id(read_questions(args.questions), args.questions))
         where = str(args.questions)
-    elif args.split:
-        prepared = Prepared.open(args.split[0])
-        split, metric = prepared.split(args.split[1]), args.metric or prepared.metric
-        ids, where = array_to_ids(split.question_ids), f"split {split.name} of {prepared.folder}"
-        if not args.annotations:
-            annotations = dict(zip(ids, split_annotations(split), strict=True))
-    if unknown := [i for i in ids if i not in annotations]:
-        raise DataError(f"{args.annotations}: {name_ids(unknown)} of {where} not annotated")
+    metric = args.metric or (prepared.metric if split else "vqa")
+    if args.annotations:
+        annotations = by_question_id(read_annotations(args.annotations), args.annotations)
+        ids = ids or list(annotations)
+        if unknown := [i for i in ids if i not in annotations]:
+            raise DataError(f"{args.annotations}: {name_ids(unknown)} of {where} not annotated")
+        answers: Sequence[Sequence[str]] = [annotations[i].answers for i in ids]
+        answer_types = _types([annotations[i].answer_type for i in ids])
+        question_types = _types([annotations[i].question_type for i in ids])
+    elif split and split.human_answers.complete:
+        answers, answer_types = split.human_answers, split.answer_types
+        question_types = split.question_types
+    else:
+        raise DataError(f"{where}: some questions have no answers; give --annotations")
     predictions = read_results(args.results, ids, where)
-    given = [annotations[i] for i in ids]
-    answer_types = _types([annotation.answer_type for annotation in given])
-    question_types = _types([annotation.question_type for annotation in given])
-    answers = [annotation.answers for annotation in given]
     scores = accuracies(metric, predictions, answers)
     metrics = {**summarise_scores(scores, answer_types, question_types), "metric": metric}
     print(f"{args.results}, metric {metric}\n")
@@ -82,16 +84,6 @@ def main() -> None:
         )
     if args.output:
         save_text(args.output, json.dumps(metrics, indent=2) + "\n")
-
-
-def split_annotations(split: Split) -> Iterator[Example]:
-    """The answers and types that a prepared split holds; `DataError` if it has none."""
-    if not split.human_answers.complete:
-        raise DataError(f"{split.path}: some questions have no answers; give --annotations")
-    types, kinds = split.answer_types, split.question_types
-    rows = zip(split.human_answers, types.codes, kinds.codes, strict=True)
-    for answers, answer_type, question_type in rows:
-        yield Example(0, 0, "", answers, types.names[answer_type], kinds.names[question_type])
 
 
 def _types(names: Sequence[str]) -> Categories:

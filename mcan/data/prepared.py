@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcan.data.arrays import Ids, RaggedArray, RaggedBuilder, Text, array_to_ids, map_arrays
-from mcan.errors import DataError
+from mcan.errors import DataError, shorten
 from mcan.files import sha256_of
 from mcan.text.vocabulary import Vocabulary, tokenise
 
@@ -155,7 +155,7 @@ class Prepared:
     def digest(self, name: str) -> str:
         """SHA-256 of a split's file, without reading it; `DataError` for an unknown split."""
         if name not in self.splits:
-            known = ", ".join(self.splits)
+            known = shorten(self.splits)
             raise DataError(f"{self.folder}: there is no split '{name}'; there is {known}")
         return str(self.meta["files"][f"{name}.h5"])
 

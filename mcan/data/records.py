@@ -194,10 +194,8 @@ class Record:
             raise self.error(str(error)) from None
 
 
-def _are_objects(values: Collection[Any], alike: bool = False) -> bool:
-    """Some values, all of them objects, perhaps with the same fields."""
-    objects = len(values) > 0 and all(isinstance(value, dict) for value in values)
-    return objects and (not alike or len({frozenset(value) for value in values}) == 1)
+def _are_objects(values: Collection[Any]) -> bool:
+    return len(values) > 0 and all(isinstance(value, dict) for value in values)
 
 
 class _JsonReader:
@@ -229,22 +227,17 @@ class _JsonReader:
     def _record(self, line: int) -> Iterator[tuple[int | str, Any]]:
         """An object: a record itself, or one that holds the records."""
         fields: dict[str, Any] = {}
-        keyed = listed = False
+        listed = False
         for _ in self._entries("{", "}"):
             name = self._value()
             self._take(":")
             if name in _LISTS and self._peek() == "[":
                 listed = True
                 yield from enumerate(self._list())
-                continue
-            fields[name] = self._value()
-            # Objects with the same fields are records: there may be a million of them.
-            keyed = keyed or (len(fields) == 2 and _are_objects(fields.values(), alike=True))
-            if keyed:
-                yield from fields.items()
-                fields.clear()
+            else:
+                fields[name] = self._value()
         lists = [v for v in fields.values() if isinstance(v, list) and _are_objects(v)]
-        if listed or keyed:
+        if listed:
             return
         if _are_objects(fields.values()):
             yield from fields.items()

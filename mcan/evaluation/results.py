@@ -15,7 +15,7 @@ from mcan.data.arrays import Id
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Categories
 from mcan.data.records import read_records
-from mcan.errors import DataError
+from mcan.errors import DataError, shorten
 from mcan.evaluation.metrics import (
     accuracies,
     percentage,
@@ -107,11 +107,9 @@ def submission(
     return [{"question_id": i, "answer": answers[i]} for i in question_ids]
 
 
-def name_ids(ids: Sequence[Id], most: int = 5) -> str:
+def name_ids(ids: Sequence[Id]) -> str:
     """`questions 1, 2 and 3 more`"""
-    named = ", ".join(map(repr, ids[:most]))
-    more = f" and {len(ids) - most:,} more" if len(ids) > most else ""
-    return f"question{'s' if len(ids) > 1 else ''} {named}{more}"
+    return f"question{'s' if len(ids) > 1 else ''} {shorten(map(repr, ids))}"
 
 
 def accuracy_table(

@@ -19,7 +19,7 @@ import mcan
 from mcan.console import progress
 from mcan.data.arrays import RaggedArray, RaggedBuilder, Text, ids_to_array
 from mcan.data.prepared import FORMAT_VERSION, HumanAnswers, encode_questions, meta_text
-from mcan.errors import DataError
+from mcan.errors import DataError, shorten
 from mcan.evaluation.metrics import METRICS, upper_bound
 from mcan.files import saving, sha256_of, sync
 from mcan.preparation.questions import Example, RawSplit
@@ -102,7 +102,7 @@ def _check_replaceable(folder: Path, force: bool) -> None:
         written.update(json.loads((folder / "meta.json").read_bytes())["files"])
     if foreign := sorted(found - written):
         raise DataError(
-            f"{folder}: contains {', '.join(foreign)}, which prepare.py did not write; move it "
+            f"{folder}: contains {shorten(foreign)}, which prepare.py did not write; move it "
             "elsewhere before replacing the folder"
         )
 

@@ -43,7 +43,6 @@ from mcan.preparation.fields import (
     OTHER_ANSWER,
     Fields,
     ImageIds,
-    describe_fields,
     find_fields,
     from_cell,
     people_answers,
@@ -124,65 +123,46 @@ def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]
 
 
 def read_files(
-    *paths: Path,
-    fields: Fields | None = None,
-    ids: ImageIds | None = None,
-    first_row: int = 0,
+    *paths: Path, fields: Fields | None = None, ids: ImageIds | None = None, first_row: int = 0
 ) -> Iterator[Example]:
-    """The questions of a pair of files in the VQA layout, or of files of records.
+    """The questions of a pair of files in the VQA layout, or of files of records in turn.
 
     Two files are a pair unless `fields` are named or the first has answers. `first_row` is the
-    number of the first record, for ids that are missing.
+    number of the first record, for ids that are missing. Raises `DataError` for a malformed record,
+    and if only some have answers.
     """
-    if len(paths) == 2 and not fields and not _has_answers(paths[0]):
-        return read_vqa(*paths, ids=ids)
-    return read_rows_as_examples(paths, fields or {}, ids or ImageIds(), first_row)
-
-
-def _has_answers(path: Path) -> bool:
-    _, row = next(read_rows(path))
-    return isinstance(row, dict) and any(name in row for name in NAMES["answer"])
-
-
-def read_rows_as_examples(
-    paths: Sequence[Path], fields: Fields, ids: ImageIds, first_row: int
-) -> Iterator[Example]:
-    """The records of files, which follow each other, by the names of their fields.
-
-    Raises `DataError` for a malformed record, and if only some have answers.
-    """
-    given = tuple((role, tuple(names)) for role, names in fields.items())
-    answered: bool | None = None
-    counts: dict[Path, bool] = {}
+    given, ids = tuple((fields or {}).items()), ids or ImageIds()
     for path in paths:
         place, row = next(read_rows(path))
-        Record(path, place, row)
-        found = find_fields(path, tuple(row), given)
+        record = Record(path, place, row)
+        if len(paths) == 2 and not given and not any(name in record for name in NAMES["answer"]):
+            yield from read_vqa(*paths, ids)
+            return
+        found, choice = find_fields(path, tuple(row), given)
         if found["answer"] or found["image"] != ["image_id"]:  # more than questions as VQA has them
-            message_once(f"{path}: {describe_fields(found, row)}")
+            message_once(f"{path}: {choice}")
+    counts: dict[Path, bool] = {}
+    answered: bool | None = None
     rows = ((path, place, row) for path in paths for place, row in read_rows(path))
     for number, (path, place, row) in enumerate(rows, first_row):
         record = Record(path, place, row)
-        found = find_fields(path, tuple(row), given)
+        found, _ = find_fields(path, tuple(row), given)
         answers: list[str] = []
-        for each in found["answer"]:
-            value = record.get(each)
+        for name in found["answer"]:
+            value = record.get(name)
             if path not in counts and isinstance(from_cell(value), dict):
-                counts[path] = any(_has_counts(other, each) for _, other in read_rows(path))
-            answers += _people_answers(record, value, each, counts.get(path, False))
-        if answered is not None and answered != bool(answers):
+                counts[path] = any(_has_counts(other, name) for _, other in read_rows(path))
+            answers += _people_answers(record, value, name, counts.get(path, False))
+        if answered not in (None, bool(answers)):
             raise record.error(
                 f"it has {'no' if answered else 'an'} answer, unlike those before; make questions "
                 "without answers a split of their own"
             )
         answered = bool(answers)
-        if found["id"]:
-            question_id = record.id(found["id"][0])
-        else:
-            question_id = place if isinstance(place, str) else number
         types = [_type(record, found[role]) for role in ("type", "question_type", "chosen")]
+        unnamed = place if isinstance(place, str) else number
         yield Example(
-            question_id,
+            record.id(found["id"][0]) if found["id"] else unnamed,
             ids.find(record, record.get(found["image"][0]), number),
             record.text(found["question"][0]),
             tuple(answers),
@@ -199,7 +179,7 @@ def _type(record: Record, names: Sequence[str]) -> str:
 
 def _has_counts(row: Any, name: str) -> bool:
     """A score above 1 says that all scores of the file are numbers of people."""
-    value = from_cell(row.get(name)) if isinstance(row, dict) else None
+    value = from_cell(row.get(name))
     scores = value.values() if isinstance(value, dict) else ()
     return any(isinstance(score, int | float) and score > 1 for score in scores)
 

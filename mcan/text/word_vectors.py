@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcan.console import progress
-from mcan.errors import DataError
+from mcan.errors import DataError, shorten
 from mcan.files import file_on_disk, open_packed
 from mcan.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
@@ -31,7 +31,7 @@ def coverage(vocabulary: Vocabulary, vectors: WordVectors) -> str:
     found = total - len(missing)
     text = f"{found:,} of {total:,} words ({100 * found / total:.1f} %) have a vector"
     if missing:
-        text += f"; without: {', '.join(missing[:10])}{', …' if len(missing) > 10 else ''}"
+        text += f"; without: {shorten(missing)}"
     return text
 
 

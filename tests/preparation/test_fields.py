@@ -158,8 +158,11 @@ def test_the_choice_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a.json: which field is the question?; there is q, a1, a2, of; choose with --fields"),
-        (["question=q"], "which field is the image?; there is q, a1, a2, of; choose with --fields"),
+        ([], "a.json: no field is known as question; there is q, a1, a2, of; choose with --fields"),
+        (
+            ["question=q"],
+            "no field is known as image; there is q, a1, a2, of; choose with --fields",
+        ),
         (["question=sent", "image=of.file"], "a.json: 'sent' is no field; there is q"),
         (["question=q", "image=of.name"], "entry 0: 'of.name' is missing"),
         (["question=q", "image=q"], "no question of train has an answer; name their field"),

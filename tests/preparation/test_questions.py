@@ -70,7 +70,7 @@ IN_QUESTIONS: list[tuple[str, Callable[[Any], object]]] = [
 ]
 IN_ANNOTATIONS: list[tuple[str, Callable[[Any], object]]] = [
     ("a.json: entry 0 (question 11): 'answers' is missing", change(0, answers=...)),
-    ("'answers' is [], expected a text, a list of at least one", change(0, answers=[])),
+    ("'answers' is [], expected a text, a list of texts", change(0, answers=[])),
     (
         "(question 31): 'answers' is [{'answer': 'yes'}, ['no']], expected",
         change(5, answers=[{"answer": "yes"}, ["no"]]),
