@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mcan.config import flatten
+from mcan.errors import shorten
 from mcan.evaluation.comparison import signed
 from mcan.files import save_text
 from mcan.tables.figures import write_figures
 from mcan.tables.spec import OVERALL
-from mcan.tables.summary import Cell, RowSummary, TableSummary
+from mcan.tables.summary import Cell, RowSummary, TableSummary, numbers
 
 ABSENT = "–"
 DAGGER, DOUBLE_DAGGER = "†", "‡"
@@ -94,11 +95,13 @@ def footnotes(summary: TableSummary) -> Iterator[str]:
     cells = [row.cells[column] for row in rows for column in summary.columns]
     on = "Accuracy in percent on {0.split} of {0.dataset} ({1.n:,} questions), metric {1.metric}"
     rows_of: dict[str, dict[str, None]] = {}
+    known: dict[str, float] = {}
     for row in rows:
         for run in row.runs:
             done = row.outcomes.get(run.seed)
             if done is None or done.metrics is None:
                 continue
+            known |= numbers(done.metrics)
             stated = flatten(run.config.model_dump())
             limits = [(key, limit) for key in LIMITS if (limit := stated.get(key)) is not None]
             texts = [f"{LIMITS[key].format(limit)} ({key})" for key, limit in limits]
@@ -108,8 +111,8 @@ def footnotes(summary: TableSummary) -> Iterator[str]:
     for text, names in rows_of.items():
         yield f"{text}." if len(names) == len(measured) else f"{text}: {', '.join(names)}."
     for name in summary.columns:
-        if measured and all(row.cells[name].mean is None for row in rows):
-            yield f"The column {name} is not in the metrics.json of any finished run."
+        if known and all(row.cells[name].mean is None for row in rows):
+            yield f"No finished run has a number {name} in metrics.json; there is {shorten(known)}."
     if any(cell.std is not None for cell in cells):
         yield "± is the sample standard deviation (n − 1) over seeds; values without it: one run."
     if any(cell.from_server for cell in cells):

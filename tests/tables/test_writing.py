@@ -128,8 +128,11 @@ def test_columns_are_any_number_of_metrics_json(tmp_path):
         ["A", "31.00 ± 1.41", "4,000 ± 0", "95.00 ± 0.00", "–", "2 of 3"],
         ["B", "–", "–", "–", "–", "0 of 3"],
     ]
-    missing = "- The column overal is not in the metrics.json of any finished run."
-    assert [line for line in text.splitlines() if "The column" in line] == [missing]
+    (missing,) = (line for line in text.splitlines() if line.startswith("- No finished run has"))
+    assert missing == (
+        "- No finished run has a number overal in metrics.json; there is n, overall, "
+        "per_question_type.how many, upper_bound."
+    )
     assert read_csv(made)["A", "n"]["mean"] == "4000.00"
 
 
