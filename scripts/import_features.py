@@ -7,8 +7,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mcan.console import positive
 from mcan.errors import command
 from mcan.preparation.feature_files import (
+    AXES,
+    KNOWN,
     LAYOUTS,
     SourceOptions,
     import_features,
@@ -16,8 +19,8 @@ from mcan.preparation.feature_files import (
     read_selected,
     read_sizes,
 )
-from mcan.preparation.images import ID_RULES
-from mcan.preparation.store_writer import add_fill_arguments, read_fill_options
+from mcan.preparation.image_ids import ID_HELP, ID_RULES
+from mcan.preparation.store_writer import add_fill_arguments, read_fill_options, read_pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,17 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("sources", metavar="SOURCE", type=Path, nargs="+", help="files or folders, in this order")
     add_fill_arguments(parser)
     add("--format", choices=LAYOUTS, help="default: detected")
-    add(
-        "--ids",
-        choices=ID_RULES,
-        help="coco: the integer that the name of an image ends in; stem: the name as text "
-        "(default: that of the format)",
-    )
-    add("--index", type=Path, help="image id -> row in HDF5, .json or .pkl (default: beside)")
+    names = " ".join(f"{name}=NAME" for name in KNOWN)
+    text = f"what the entries are called, if not known: {names}; size=WIDTH,HEIGHT; boxes= for none"
+    add("--keys", nargs="+", default=[], metavar="NAME=ENTRY", help=text)
+    text = "how features lie, if the shapes leave it open: (n, D), (D, n), (D, h, w)"
+    add("--axes", choices=AXES, help=text)
+    add("--feature-size", type=positive, help="width of a feature row; also says the type in TSV")
+    text = f"{ID_HELP}, row (row of an HDF5 file, from 0); default: that of the format"
+    add("--ids", choices=(*ID_RULES, "row"), help=text)
+    text = "image id -> row in HDF5, .json or .pkl (default: beside), or .txt with an id per line"
+    add("--index", type=Path, help=text)
     add("--sizes", type=Path, help="COCO file with widths and heights, if the source has none")
     add("--images", type=Path, help="take only these ids, one per line")
     args = parser.parse_args(arguments)
-    options = SourceOptions(args.ids, args.index, args.sizes and read_sizes(args.sizes))
+    keys = read_pairs(args.keys, "--keys", tuple(KNOWN))
+    sizes = args.sizes and read_sizes(args.sizes)
+    options = SourceOptions(args.ids, args.index, sizes, keys, args.axes, args.feature_size)
     selected = args.images and read_selected(args.images)
     sources = [open_source(path, args.format, options) for path in args.sources]
     for source in sources:

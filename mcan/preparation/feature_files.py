@@ -1,31 +1,37 @@
-"""Feature files of other projects, and their import: three kinds of containers, known layouts.
+"""Feature files of other projects, and their import: three kinds of containers, one mapping.
 
-To add a layout, describe it in `LAYOUTS`; a new kind of container is a subclass of `FeatureSource`.
-n rows of an image, D width of a row, (h, w) rows and columns of a grid, N images, T rows of all.
+A container gives a record per image: arrays and numbers by name. `Keys` says which of them are the
+features, boxes and so on; well-known names need no keys. A layout that needs more than names is
+described in `LAYOUTS`; a new kind of container is a subclass of `FeatureSource`. n rows of an
+image, D width of a row, (h, w) rows and columns of a grid, N images, T rows of all.
 """
 
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import json
+import math
 import pickle
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, get_args
 
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mcan.data.arrays import Id
 from mcan.data.records import read_records
-from mcan.errors import DataError
-from mcan.preparation.images import IdRule, image_id, name_stem
+from mcan.errors import DataError, shorten
+from mcan.preparation.image_ids import FEATURE_SUFFIXES, IdRule, image_id
 from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, ImageRows, fill_store
 
 BLOCK_BYTES = 8 << 20
@@ -37,75 +43,240 @@ Entry = tuple[str, str, Callable[[], ImageFields]]
 """The name of an image, where it is, and a function that reads it."""
 Sizes = Mapping[str, tuple[int, int]]
 """Width and height in pixels of images, by their id as text."""
+Axes = Literal["rows", "columns", "map"]
+AXES: tuple[str, ...] = get_args(Axes)
+
+KNOWN: dict[str, tuple[str, ...]] = {
+    "features": ("x", "features", "image_features", "feature", "feats", "feat"),
+    "boxes": ("bbox", "boxes", "bboxes", "image_bb"),
+    "size": (
+        *("image_w,image_h", "width,height", "widths,heights", "img_w,img_h"),
+        *("image_width,image_height", "w,h"),
+    ),
+    "count": ("num_bbox", "num_boxes", "objectsNum"),
+    "id": ("image_id", "image_ids", "img_id", "img_ids", "ids", "id"),
+}
+"""The names that need no `--keys`, by what they mean; the first that a record has counts."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A known layout of feature files: what the entries of a record are called, how they lie.
+    """A known layout of feature files.
 
-    `axes` of the features: rows (n, D), columns (D, n), or a map (D, h, w). Rows and columns may be
-    swapped. `size` names width and height. `suffix` of the files in a folder; `columns` of a TSV
-    file; `index` of an HDF5 file: by `rows`, by `ranges` of rows, or by an `info` file.
+    `axes`: rows (n, D), columns (D, n) or a map (D, h, w), if the layout says so and the shapes do
+    not. `suffix` of the files in a folder; `columns` of a TSV file; `index` of an HDF5 file: by
+    `rows`, by `ranges` of rows, by an `info` file, or a group per image (`groups`).
     """
 
     container: type[FeatureSource]
-    features: str
-    boxes: str | None = None
-    size: tuple[str, str] | None = None
-    axes: Literal["rows", "columns", "map"] = "rows"
-    boxes_in_pixels: bool = True
     ids: Literal["coco", "stem", "either"] = "coco"
+    axes: tuple[Axes, ...] = ()
     suffix: str = ""
     columns: tuple[str, ...] = ()
-    index: Literal["rows", "ranges", "info"] = "rows"
+    index: Literal["rows", "ranges", "info", "groups"] = "rows"
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the user may say about the files: how names become ids, which file maps image ids to
-    rows, and the sizes of images, for files with boxes in pixels but without sizes."""
+    """What the user may say about the files: how names become ids (`row`: the ids are the numbers
+    of the rows of an HDF5 file), which file maps image ids to rows, the sizes of images, for files
+    with boxes in pixels but without sizes, what the entries of a record are called, by the names of
+    `KNOWN` (empty: there is none), how features lie, and their width."""
 
-    ids: IdRule | None = None
+    ids: IdRule | Literal["row"] | None = None
     index: Path | None = None
     sizes: Sizes | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    axes: Axes | None = None
+    feature_size: int | None = None
+
+    def said(self) -> dict[str, Any]:
+        """What changes how the files are read, as JSON."""
+        said = {"keys": dict(self.keys), "axes": self.axes, "feature_size": self.feature_size}
+        return {name: value for name, value in said.items() if value}
+
+
+def find_names(available: Collection[str], keys: Mapping[str, str]) -> dict[str, str]:
+    """What the entries of a record are called, by the names of `KNOWN`. Raises `ValueError`."""
+    names = {}
+    for role, known in KNOWN.items():
+        chosen = keys.get(role)
+        present = [n for n in ([chosen] if chosen else known) if set(n.split(",")) <= {*available}]
+        if chosen and not present:
+            raise ValueError(f"there is no {chosen!r} for {role} among {shorten(available)}")
+        if present and chosen != "":
+            names[role] = present[0]
+        if role == "features" and not chosen and len(present) != 1:
+            if len(available) != 1:
+                raise ValueError(
+                    f"which of {shorten(available)} are the features? Say so with --keys "
+                    "features=NAME boxes=NAME size=WIDTH,HEIGHT"
+                )
+            names[role] = next(iter(available))
+    return names
 
 
 def convert(
-    image_id: Id, record: ImageFields, layout: Layout, sizes: Sizes | None = None
+    image_id: Id, record: ImageFields, options: SourceOptions, certain: Collection[Axes] = ()
 ) -> ImageRows:
     """The rows, boxes, size and grid shape of one image. Raises `ValueError` or `KeyError`.
 
-    Rows that pad an image to a fixed number (features and box all zero) are left out.
+    Rows that fill an image up to a fixed number (features and box all zero, or beyond the number of
+    boxes) are left out and counted. `certain` are the axes that the layout is known to have.
     """
-    features = np.asarray(record[layout.features])
-    if layout.axes == "map":
-        grid = features[0] if features.ndim == 4 and len(features) == 1 else features
-        if grid.ndim != 3:
-            raise ValueError(f"features are {features.shape}, expected (D, h, w) or (1, D, h, w)")
-        height, width = grid.shape[1:]
-        return ImageRows(image_id, grid.reshape(len(grid), -1).T, grid_shape=(height, width))
-    if layout.boxes is None:
-        return ImageRows(image_id, features)
-    boxes = np.asarray(record[layout.boxes])
-    if features.ndim != 2 or len(boxes) not in features.shape:
+    names = find_names(record.keys(), options.keys)
+    count = int(np.asarray(record[names["count"]]).item()) if "count" in names else None
+    boxes, size = None, (options.sizes or {}).get(str(image_id))
+    counts: dict[str, int] = {}
+    if "boxes" in names:
+        boxes = _decode(record[names["boxes"]], count, 4, "boxes").astype(np.float32)
+        if boxes.ndim != 2 or 4 not in boxes.shape:
+            raise ValueError(f"boxes are {boxes.shape}, expected (n, 4)")
+        upright = (boxes[:, :2] <= boxes[:, 2:4]).all() or len(boxes) != 4
+        boxes = boxes if boxes.shape[1] == 4 and upright else boxes.T
+    n = count if boxes is None else len(boxes)
+    features = _decode(record[names["features"]], n, options.feature_size, "features")
+    if boxes is None and n not in features.shape:  # filled up to a fixed number
+        n = None
+    features, grid_shape = _arrange(features, n, options, certain)
+    if boxes is not None and len(features) != len(boxes):
         raise ValueError(f"features are {features.shape}, expected a row per box of {len(boxes)}")
-    if layout.axes == "columns":
-        features = features.T
-    if len(features) != len(boxes):  # Some files have the two axes swapped.
-        features = features.T
-    size = (sizes or {}).get(str(image_id))
-    if layout.size is not None:
-        size = (int(record[layout.size[0]]), int(record[layout.size[1]]))
-    if layout.boxes_in_pixels:
+    if "size" in names:
+        sides = [np.asarray(record[name]).ravel() for name in names["size"].split(",")]
+        if sum(map(len, sides)) != 2:
+            raise ValueError(f"{names['size']} are {sides}, expected width and height")
+        width, height = map(int, np.concatenate(sides))
+        size = width, height
+    if size is not None and min(size) < 1:
+        raise ValueError(f"the image size is {size[0]} x {size[1]}")
+    if not features.any():
+        raise ValueError("all its features are zero")
+    if grid_shape is None:
+        if count is not None and not 0 < count <= len(features):
+            raise ValueError(f"{names['count']} is {count}, expected 1 to {len(features)}")
+        zero: Any = ~features.any(1)
+        filler = zero if boxes is None else zero & ~boxes.any(1)
+        filler[count:] |= count is not None
+        counts["filler rows dropped (all zero, or beyond the number of boxes)"] = filler.sum()
+        counts["regions kept for their box, though their features are zero"] = (zero > filler).sum()
+        features, boxes = features[~filler], boxes if boxes is None else boxes[~filler]
+    if boxes is not None and boxes.max() > 1.5:  # a box of pixels is larger
         if size is None:
-            raise ValueError("its size is not in the file given with --sizes")
-        if min(size) < 1:
-            raise ValueError(f"the image size is {size[0]} x {size[1]}")
+            raise ValueError(
+                "its boxes are in pixels and its size is not in the file given with --sizes; or "
+                "name the fields of it (--keys size=WIDTH,HEIGHT), or leave boxes out (--keys "
+                "boxes=)"
+            )
         boxes = np.divide(boxes, np.array([*size, *size], np.float32), dtype=np.float32)
-    kept = features.any(1) | boxes.any(1)
-    if kept.any():
-        features, boxes = features[kept], boxes[kept]
-    return ImageRows(image_id, features, boxes, size)
+    elif boxes is not None and "size" in names:
+        counts["images whose boxes were divided by their size already"] = 1
+    counts = {label: int(number) for label, number in counts.items() if number}
+    return ImageRows(image_id, features, boxes, size, grid_shape, counts)
+
+
+def _decode(value: Any, n: int | None, width: int | None, what: str) -> NDArray[Any]:
+    """An array; if it is base64, n rows of a width, of float32 or of what the width says."""
+    if isinstance(value, list) and value and isinstance(value[0], str):  # one for each region
+        return np.stack([_decode(row, 1, width, what)[0] for row in value])
+    if not isinstance(value, (bytes, str)):
+        if (array := np.asarray(value)).dtype.kind not in "fiu":
+            raise ValueError(f"{what} are {array.dtype}, expected numbers")
+        return array
+    content = base64.b64decode(value, validate=True)
+    if n is None and width:
+        n = len(content) // (4 * width)
+    if n is None:
+        raise ValueError("how many boxes? Say so with --keys count=NAME, or --feature-size")
+    if not n or len(content) % n:
+        raise ValueError(f"{what} have {len(content)} bytes, which are not those of {n} boxes")
+    numbers = width or len(content) // n // 4
+    kind = {2: "float16", 4: "float32", 8: "float64"}.get(len(content) // n // max(1, numbers))
+    if kind is None or len(content) != n * numbers * np.dtype(kind).itemsize:
+        raise ValueError(
+            f"{what} have {len(content)} bytes, expected {n} rows x {width or 'width'} x 4 bytes "
+            "(float32); if they are float16, say the width with --feature-size"
+        )
+    seen = _number_type(content)
+    if what == "features" and kind != seen and (kind, seen) != ("float16", "float32"):
+        raise ValueError(
+            f"{what} look like {seen}, not {kind}; say how wide a row is with --feature-size "
+            f"({len(content) // n // np.dtype(seen).itemsize}?)"
+        )
+    return np.frombuffer(content, np.dtype(kind).newbyteorder("<")).reshape(n, numbers)
+
+
+def _number_type(content: bytes) -> str:
+    """What the bytes seem to be; float32 unless the pattern of another type is clear.
+
+    The lower half of a float32 is noise, unless it was rounded: as float16 it would be huge or not
+    a number now and then. The lower half of a float64 is noise as float32.
+    """
+    halves = np.frombuffer(content, "<u2")
+    noise = int(np.count_nonzero(halves[::2] & 0x1FFF))
+    if noise >= 48 and ((halves & 0x7C00) < 0x6400).all():  # all are below 1,024
+        return "float16"
+    words = np.frombuffer(content[: len(content) // 4 * 4], "<u4")
+    exponents = (words >> 23) & 0xFF
+    wild = (exponents > 127 + 40) | ((exponents < 127 - 60) & (exponents > 0))
+    low = np.count_nonzero(words[::2])
+    is_double = low > 16 and wild[::2].sum() > 0.3 * low and not wild[1::2].any()
+    return "float64" if is_double else "float32"
+
+
+def _arrange(
+    features: NDArray[Any], n: int | None, options: SourceOptions, certain: Collection[Axes]
+) -> tuple[NDArray[Any], tuple[int, int] | None]:
+    """Rows (n, D), and the shape of the grid of a map, by what fits. Raises `ValueError`."""
+    shape = features.shape
+    if 0 in shape or not shape:
+        raise ValueError(f"features are {shape}, which holds nothing")
+    while features.ndim > 2 and len(features) == 1:
+        features = features[0]
+    features = np.atleast_2d(features)
+    sides = features.shape
+    # The position of the width D in the shape, for each way that features may lie.
+    widths = {2: {"rows": 1, "columns": 0}, 3: {"map": 0, "rows": 2}}.get(features.ndim, {})
+    fit: list[Any] = [
+        axes
+        for axes, at in widths.items()
+        if (features.ndim == 3 or n in (None, sides[1 - at]))
+        and options.feature_size in (None, sides[at])
+    ]
+    if options.axes:
+        fit = [axes for axes in fit if axes == options.axes]
+    if not fit:
+        wanted = f"width {options.feature_size}" if options.feature_size else "(n, D) or (D, h, w)"
+        wanted = f"a row per box of {n}" if n and features.ndim == 2 else wanted
+        wanted += f" and --axes {options.axes}" if options.axes else ""
+        raise ValueError(f"features are {shape}, expected {wanted}")
+    if len(fit) > 1:
+        fit = [axes for axes in certain if axes in fit][-1:] or fit
+    if len(fit) > 1 and features.ndim == 3:  # the width is the longest side
+        fit = [a for a in fit if sides[widths[a]] == max(sides) and sides.count(max(sides)) == 1]
+    elif len(fit) > 1 and n is None and sides[0] <= sides[1]:
+        fit = ["rows"]
+    if len(fit) != 1:
+        either = " or ".join(widths)
+        raise ValueError(f"features are {shape}: which is the width? Say it with --axes {either}")
+    features = np.moveaxis(features, widths[fit[0]], -1)
+    grid_shape = (features.shape[0], features.shape[1]) if features.ndim == 3 else None
+    return features.reshape(math.prod(features.shape[:-1]), features.shape[-1]), grid_shape
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A record without nesting: {"a": {"b": 1}} -> {"a.b": 1}; a list of objects becomes a list for
+    each of their keys, a tensor an array."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        flat = [flatten(item, prefix) for item in value]
+        return {key: [item.get(key) for item in flat] for key in flat[0]}
+    if isinstance(value, torch.Tensor):  # numpy has no bfloat16
+        value = (value.float() if value.is_floating_point() else value).detach().numpy()
+    if not isinstance(value, dict):
+        return {prefix: value}
+    merged: dict[str, Any] = {}
+    for key, inner in value.items():
+        merged |= flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    return merged
 
 
 class FeatureSource:
@@ -124,22 +295,28 @@ class FeatureSource:
         self.path = path
         self.name = layout
         self.layout = LAYOUTS[layout]
-        self._options = options
+        self.options = options
 
     def read(self, part: str, selected: Container[str] | None) -> Iterator[Found]:
         """The images of a part whose ids, as text, are `selected` (None: all).
 
         Features may be of any dtype. Raises `DataError` if the part cannot be read at all.
         """
-        rule = self._options.ids or self.layout.ids
+        rule = self.options.ids or self.layout.ids
         for name, where, load in self._entries(part):
-            label = where
+            label, record = where, None
             try:
+                if id_name := self.options.keys.get("id"):
+                    record = load()
+                    value = np.asarray(record[id_name]).item()
+                    name = value.decode() if isinstance(value, bytes) else str(value)
                 by_name: IdRule = "coco" if name.startswith("COCO_") else "stem"
-                number = image_id(name, by_name if rule == "either" else rule)
+                chosen = by_name if rule == "either" else rule
+                number = int(name) if chosen == "row" else image_id(name, chosen)
                 label = str(number)
                 if selected is None or label in selected:
-                    yield convert(number, load(), self.layout, self._options.sizes)
+                    record = load() if record is None else record
+                    yield convert(number, record, self.options, self.layout.axes)
             except MemoryError:
                 raise
             except Exception as error:  # numpy, torch and h5py raise nearly anything.
@@ -150,32 +327,44 @@ class FeatureSource:
 
 
 class FolderFiles(FeatureSource):
-    """One file per image, `.npz` or `.pth`, anywhere below a folder; a part is a file."""
+    """One file per image, anywhere below a folder, or a single file; a part is a file."""
 
     def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
         super().__init__(path, layout, options)
         files = sorted(path.rglob(f"*{self.layout.suffix}")) if path.is_dir() else []
         self.parts = [file.relative_to(path).as_posix() for file in files]
+        if path.is_file() and path.suffix == self.layout.suffix:
+            self.path, self.parts = path.parent, [path.name]
         if not self.parts:
             raise DataError(f"{path}: not a folder that contains {self.layout.suffix} files")
+        if self.layout.suffix == ".safetensors" and find_spec("safetensors") is None:
+            raise DataError(f"{path}: needs safetensors: pip install 'mcan[safetensors]'")
 
     def _entries(self, part: str) -> Iterator[Entry]:
-        file = self.path / part
-        yield name_stem(file.name, self.layout.suffix), part, partial(self._load, file)
+        yield part, part, partial(self._load, self.path / part)
 
     def _load(self, file: Path) -> ImageFields:
-        if self.layout.suffix == ".pth":
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            return {self.layout.features: content.float().numpy()}
-        with np.load(file, allow_pickle=False) as arrays:
-            names = [self.layout.features, self.layout.boxes, *(self.layout.size or ())]
-            return {name: arrays[name] for name in names if name is not None}
+        if file.suffix == ".npz":
+            arrays: ImageFields = np.load(file, allow_pickle=False)
+            return arrays  # each is read when it is asked for
+        content: Any
+        if file.suffix == ".npy":
+            content = _read_npy(file)
+        elif file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(file)
+        else:
+            with torch.serialization.safe_globals(_NUMPY):
+                content = torch.load(file, map_location="cpu", weights_only=True)
+        return flatten(content if isinstance(content, (dict, list)) else {"array": content})
 
 
 class TsvFile(FeatureSource):
-    """Tab-separated text, a line per image, arrays as base64 of float32.
+    """Tab-separated text, a line per image, arrays as base64, also inside a column of JSON.
 
-    A part is a range of bytes: the lines that begin in it. No pass over the file is needed.
+    The columns have the names of the layout, of a first line of names, or their numbers from 1. A
+    part is a range of bytes: the lines that begin in it. No pass over the file is needed.
     """
 
     def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
@@ -183,33 +372,43 @@ class TsvFile(FeatureSource):
         size = path.stat().st_size if path.is_file() else 0
         if not size:
             raise DataError(f"{path}: not a file, or empty")
+        with path.open("rb") as file:
+            line = file.readline(64 << 20)
+        first = line.decode(errors="replace").rstrip("\r\n").split("\t")
+        named = {name for names in KNOWN.values() for text in names for name in text.split(",")}
+        self._header = len(line) if len(named & set(first)) > 1 else 0
+        numbers = tuple(map(str, range(1, len(first) + 1)))
+        self._columns = tuple(first) if self._header else self.layout.columns or numbers
         firsts = range(0, size, BLOCK_BYTES)
         self.parts = [f"bytes {first}-{min(first + BLOCK_BYTES, size)}" for first in firsts]
 
     def _entries(self, part: str) -> Iterator[Entry]:
         first, end = map(int, part.removeprefix("bytes ").split("-"))
+        at = next((self._columns.index(n) for n in KNOWN["id"] if n in self._columns), 0)
         with self.path.open("rb") as file:
             if first:
                 file.seek(first - 1)
                 file.readline()  # A line belongs to the part in which its first byte is.
             while (start := file.tell()) < end:
                 line = file.readline()
-                if not line.isspace():
+                if not line.isspace() and start >= self._header:
                     values = line.rstrip(b"\r\n").split(b"\t")
                     where = f"{self.path.name} byte {start}"
-                    yield values[0].decode(errors="replace"), where, partial(self._load, values)
+                    name = values[min(at, len(values) - 1)].decode(errors="replace")
+                    yield name, where, partial(self._load, values)
 
     def _load(self, values: Sequence[bytes]) -> ImageFields:
-        columns = self.layout.columns
-        if len(values) != len(columns):
+        if len(values) != len(self._columns):
             raise ValueError(
-                f"the line has {len(values)} columns, expected {len(columns)}; it may be cut short"
+                f"the line has {len(values)} columns, expected {len(self._columns)}; it may be cut "
+                "short"
             )
-        record: dict[str, Any] = dict(zip(columns, values, strict=True))
-        count = int(record["num_boxes"])
-        for name in ("boxes", "features"):
-            content = base64.b64decode(record[name], validate=True)
-            record[name] = np.frombuffer(content, "<f4").reshape(count, -1)
+        record: dict[str, Any] = dict(zip(self._columns, values, strict=True))
+        if self.options.keys:
+            record |= {str(number): value for number, value in enumerate(values, 1)}
+        for value in values:
+            if value.startswith((b"{", b"[{")):
+                record |= flatten(json.loads(value))
         return record
 
 
@@ -225,21 +424,27 @@ class _Place(NamedTuple):
 class Hdf5Files(FeatureSource):
     """HDF5 files with the features of many images; a part is a run of images in one file.
 
-    Which image is where comes from an index file (image id -> row), or from `NAME_info.json`, which
-    gives for each image the number of its `file` (`NAME_0.h5`, ...), its row `idx` there, and for
-    objects `width`, `height` and `objectsNum`, the number of rows that are not padding.
+    Arrays of all images: which is where comes from an index file (image id -> row), from ids in the
+    file, or from `NAME_info.json`, which gives for each image the number of its `file`
+    (`NAME_0.h5`, ...), its row `idx` there, and for objects `width`, `height` and `objectsNum`, the
+    number of rows that are not padding. Or a group (else an array) per image, called by its id.
     """
 
     def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
         super().__init__(path, layout, options)
-        places = self._from_info() if self.layout.index == "info" else self._from_index()
+        self._names: dict[str, str] = {}
+        places = self._from_info() if self.layout.index == "info" else self._from_file()
         if not places or min(place.row for place in places) < 0:
             raise DataError(f"{path}: its index has no image, or a negative row")
         with _open_hdf5(places[0].file) as file:
-            features = file[self.layout.features]
-            image_bytes = features.nbytes // max(1, min(len(features), len(places)))
-            if self.layout.index == "info" and features.ndim == 4:
-                self.layout = replace(self.layout, boxes=None, axes="map")
+            if self.layout.index == "info":
+                self._names = self._find_names(file)
+            if self._names:
+                features = file[self._names["features"]]
+                image_bytes = features.nbytes // max(1, min(len(features), len(places)))
+            else:
+                first = self._load(file, places[0]).values()
+                image_bytes = sum(np.asarray(value).nbytes for value in first)
         self._parts: dict[str, list[_Place]] = {}
         step = max(1, BLOCK_BYTES // max(1, image_bytes))
         for (file, block), run in groupby(sorted(places), lambda p: (p.file, p.row // step)):
@@ -247,27 +452,60 @@ class Hdf5Files(FeatureSource):
         self.parts = list(self._parts)
         self.identity = hashlib.sha256(repr(places).encode()).hexdigest()
 
-    def _from_index(self) -> list[_Place]:
+    def _find_names(self, file: h5py.File) -> dict[str, str]:
+        """The datasets of all images, by the names of `KNOWN`."""
+        try:
+            said = ",".join(self.options.keys.values()).split(",")
+            available = [n for n in dict.fromkeys([*file, *said]) if n and n in file]
+            available = [n for n in available if n != "spatial_features"]
+            return find_names(available, self.options.keys)
+        except ValueError as error:
+            raise DataError(f"{self.path}: {error}") from None
+
+    def _from_file(self) -> list[_Place]:
+        with _open_hdf5(self.path) as file:
+            if self.layout.index == "groups":
+                return [_Place(self.path, row, name) for row, name in enumerate(_images(file))]
+            names = self._names = self._find_names(file)
+            count = len(file["pos_boxes" if self.layout.index == "ranges" else names["features"]])
+            if "spatial_features" in file and "boxes" not in self.options.keys:
+                # The four coordinates, divided by the size, then width and height of the box.
+                names["boxes"] = "spatial_features"
+                names.pop("size", None)
+            elif "boxes" in names and "size" not in names and self.options.sizes is None:
+                boxes = file[names["boxes"]]
+                if max((boxes[row].max() for row in range(min(9, len(boxes)))), default=0) > 1.5:
+                    del names["boxes"]
+                    self.note = (
+                        f"{self.path}: boxes are left out: they are in pixels, and neither the "
+                        "file nor --sizes gives the sizes of the images"
+                    )
+            index = self._find_index(count, file[names["id"]][:] if "id" in names else None)
+        return [_Place(self.path, row, image) for image, row in index.items()]
+
+    def _find_index(self, count: int, ids: Any) -> Mapping[str, int]:
+        """Image id -> row."""
         names = [f"{self.path.stem}_imgid2idx{suffix}" for suffix in (".json", ".pkl")]
         beside = (self.path.with_name(name) for name in names)
-        index = self._options.index or next((file for file in beside if file.exists()), None)
-        if index is None:
+        index = self.options.index or next((file for file in beside if file.exists()), None)
+        if index is not None and index.suffix != ".txt":
+            return read_index(index)
+        if index is not None:
+            ids = np.array(index.read_text(encoding="utf-8").splitlines())
+        elif self.options.ids == "row":
+            ids = np.arange(count)
+        elif ids is None:
             raise DataError(
-                f"{self.path}: neither {names[0]} nor {names[1]} is beside it; give the file that "
-                "maps image ids to rows with --index"
+                f"{self.path}: neither {names[0]} nor {names[1]} is beside it, and no array of it "
+                "is known to hold image ids; name the array with --keys id=NAME, or give a file "
+                "that maps ids to rows, or lists them in the order of the rows, with --index, or "
+                "use --ids row if the ids are the row numbers from 0"
             )
-        with _open_hdf5(self.path) as file:
-            if "spatial_features" in file:
-                # The four coordinates, divided by the size, then width and height of the box.
-                self.layout = replace(self.layout, boxes="spatial_features", boxes_in_pixels=False)
-            elif "image_bb" in file and self._options.sizes is not None:
-                self.layout = replace(self.layout, boxes="image_bb")
-            elif "image_bb" in file:
-                self.note = (
-                    f"{self.path}: boxes are left out: they are in pixels, and neither the file "
-                    "nor --sizes gives the sizes of the images"
-                )
-        return [_Place(self.path, row, image) for image, row in read_index(index).items()]
+        listed = [i.decode() if isinstance(i, bytes) else str(i) for i in ids.tolist()]
+        if len(listed) != count or len(set(listed)) < count:
+            distinct = f"{len(set(listed)):,} distinct image ids"
+            raise DataError(f"{self.path}: {distinct} for {count:,} images")
+        return {image: row for row, image in enumerate(listed)}
 
     def _from_info(self) -> list[_Place]:
         found = [self.path] if self.path.is_file() else sorted(self.path.rglob("*_info.json"))
@@ -296,24 +534,33 @@ class Hdf5Files(FeatureSource):
                 yield place.image, where, partial(self._load, file, place)
 
     def _load(self, file: h5py.File, place: _Place) -> ImageFields:
-        layout = self.layout
-        record: dict[str, Any] = dict(place.entry or {})
+        if self.layout.index == "groups":
+            group = file[place.image]
+            if isinstance(group, h5py.Dataset):
+                return {"features": group[()]}
+            arrays = {k: v[()] for k, v in group.items() if isinstance(v, h5py.Dataset)}
+            return {**group.attrs, **arrays}
         where: Any = place.row
         if self.layout.index == "ranges":
             first, end = map(int, file["pos_boxes"][place.row])
-            total = len(file[layout.features])
+            total = len(file[self._names["features"]])
             if not 0 <= first < end <= total:
                 raise ValueError(f"pos_boxes are {first} and {end}, which are not rows of {total}")
             where = slice(first, end)
-        elif place.entry is not None and layout.axes == "rows":
-            count, most = record["objectsNum"], file[layout.features].shape[1]
-            if not 0 < count <= most:
-                raise ValueError(f"objectsNum is {count}, expected 1 to {most}")
-            where = (place.row, slice(count))
-        record[layout.features] = file[layout.features][where]
-        if layout.boxes is not None:
-            record[layout.boxes] = file[layout.boxes][where][:, :4]
+        record: dict[str, Any] = dict(place.entry or {})
+        for role, names in self._names.items():
+            for name in names.split(","):
+                values = file[name][where if role in ("features", "boxes") else place.row]
+                spatial = name == "spatial_features"
+                record["boxes" if spatial else name] = values[:, :4] if spatial else values
         return record
+
+
+def _images(file: h5py.File) -> list[str]:
+    """The groups that hold arrays, or else the arrays, of a file with one for each image."""
+    arrays: list[str] = []
+    file.visititems(lambda name, item: arrays.append(name) if hasattr(item, "dtype") else None)
+    return list(dict.fromkeys(name.rsplit("/", 1)[0] for name in arrays if "/" in name)) or arrays
 
 
 @contextmanager
@@ -344,10 +591,33 @@ def read_index(path: Path) -> dict[str, int]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Dictionaries, lists, numbers and strings need no global name; what does is refused."""
+    """Dictionaries, lists, numbers and strings need no global name; only those of numpy's arrays
+    are let through."""
 
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+    def find_class(self, module: str, name: str) -> Any:
+        arrays = module.split(".")[0] == "numpy" and name in _ARRAYS
+        if not arrays and (module, name) != ("_codecs", "encode"):
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+_ARRAYS = ("_reconstruct", "scalar", "ndarray", "dtype")
+_MAKERS: Any = (np.empty(0).__reduce__()[0], np.float32().__reduce__()[0])
+_NUMPY: list[Any] = [
+    *(np.ndarray, np.dtype, codecs.encode, *(type(np.dtype(kind)) for kind in "?bBhHiIlLefd")),
+    *((f, f"numpy.{core}.multiarray.{f.__name__}") for core in ("core", "_core") for f in _MAKERS),
+]
+"""The same for torch, which wants every type of number, and both names of numpy's own package."""
+
+
+def _read_npy(path: Path) -> Any:
+    """An array, or the dictionary that an array of one object holds; nothing is executed."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = f"read_array_header_{'1' if version[0] == 1 else '2'}_0"
+        if not getattr(np.lib.format, header)(file)[2].hasobject:
+            return np.load(path, allow_pickle=False)
+        return _PlainUnpickler(file, encoding="latin1").load().item()
 
 
 def _read_plain(path: Path) -> Any:
@@ -362,69 +632,90 @@ def _read_plain(path: Path) -> Any:
 
 
 LAYOUTS: dict[str, Layout] = {
-    # The MCAN authors' files: x (D, n), bbox (n, 4) in pixels, image_w, image_h.
-    "npz": Layout(FolderFiles, "x", "bbox", ("image_w", "image_h"), axes="columns", suffix=".npz"),
+    # The MCAN authors' files: x (D, n), of their later extractor (n, D), bbox (n, 4) in pixels,
+    # image_w, image_h. OpenVQA's: x (n, D), for GQA's objects also bbox, width, height.
+    "npz": Layout(FolderFiles, suffix=".npz"),
+    "npy": Layout(FolderFiles, suffix=".npy"),
+    "pt": Layout(FolderFiles, suffix=".pt"),
     # Grid features of Jiang et al. 2020: a tensor (1, D, h, w) per image.
-    "grid-pth": Layout(FolderFiles, "map", axes="map", suffix=".pth"),
+    "grid-pth": Layout(FolderFiles, suffix=".pth"),
+    "safetensors": Layout(FolderFiles, suffix=".safetensors"),
     # Bottom-up attention (Anderson et al. 2018).
     "bottom-up-tsv": Layout(
         TsvFile,
-        "features",
-        "boxes",
-        ("image_w", "image_h"),
+        axes=("rows",),
         columns=("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
     ),
     # LXMERT's; objects and attributes are left out; note that the height is first.
     "lxmert-tsv": Layout(
         TsvFile,
-        "features",
-        "boxes",
-        ("image_w", "image_h"),
         ids="either",
+        axes=("rows",),
         columns=(
             *("image_id", "image_h", "image_w", "objects_id", "objects_conf"),
             *("attrs_id", "attrs_conf", "num_boxes", "boxes", "features"),
         ),
     ),
-    # The same number of boxes for each image: image_features (N, n, D).
-    "hdf5": Layout(Hdf5Files, "image_features"),
+    # VinVL's: a JSON object with num_boxes, features and perhaps more.
+    "vinvl-tsv": Layout(TsvFile, axes=("rows",), columns=("image_id", "json")),
+    "tsv": Layout(TsvFile, axes=("rows",)),
+    # Arrays of all images: (N, n, D), or maps (N, D, h, w).
+    "hdf5": Layout(Hdf5Files),
     # Any number of boxes: image_features (T, D), pos_boxes (N, 2) first row and last plus one.
-    "adaptive-hdf5": Layout(Hdf5Files, "image_features", index="ranges"),
+    "adaptive-hdf5": Layout(Hdf5Files, axes=("rows",), index="ranges"),
+    # A group or array per image, named by its id.
+    "hdf5-groups": Layout(Hdf5Files, index="groups"),
     # NAME_0.h5, ... and NAME_info.json: objects (N, n, D) with boxes, or maps (N, D, h, w).
-    "numbered-hdf5": Layout(
-        Hdf5Files, "features", "bboxes", ("width", "height"), ids="stem", index="info"
-    ),
+    "numbered-hdf5": Layout(Hdf5Files, ids="stem", axes=("rows", "map"), index="info"),
 }
 
 
 def open_source(path: Path, name: str | None, options: SourceOptions) -> FeatureSource:
     """The source at `path`, in the layout `name` or in the one that it looks like."""
-    layout = name or detect_layout(path)
+    if path.is_dir():  # that holds one file of many images stands for it
+        large = [f for f in path.rglob("*") if f.suffix in (".tsv", ".h5", ".hdf5")]
+        others = [f for f in path.rglob("*") if f.name.endswith((*FEATURE_SUFFIXES, "_info.json"))]
+        path = large[0] if len(large) == 1 and not others else path
+    layout = name or detect_layout(path, options)
     return LAYOUTS[layout].container(path, layout, options)
 
 
-def detect_layout(path: Path) -> str:
+def detect_layout(path: Path, options: SourceOptions | None = None) -> str:
     """The layout of a file or folder, by its name and first bytes. Raises `DataError` if it is not
     clear."""
+    options = options or SourceOptions()
+    by_suffix = {k.suffix: name for name, k in LAYOUTS.items() if k.suffix}
     if path.is_dir():
-        patterns = {"npz": "*.npz", "grid-pth": "*.pth", "numbered-hdf5": "*_info.json"}
-        found = [name for name, pattern in patterns.items() if any(path.rglob(pattern))]
+        names = [file.name for file in path.rglob("*") if file.is_file()]
+        found = [by_suffix[s] for s in FEATURE_SUFFIXES if any(n.endswith(s) for n in names)]
+        if any(name.endswith("_info.json") for name in names):
+            found.append("numbered-hdf5")
         problem = f"contains files of {' and '.join(found) or 'no known format'}"
     elif path.name.endswith("_info.json"):
         return "numbered-hdf5"
     elif not path.is_file():
         raise DataError(f"{path}: no such file or folder")
+    elif path.suffix in by_suffix:
+        return by_suffix[path.suffix]
     elif h5py.is_hdf5(path):
         with _open_hdf5(path) as file:
             names = sorted(file)
-        found = ["adaptive-hdf5" if "pos_boxes" in names else "hdf5"]
-        if "image_features" not in names:
-            found, problem = [], f"contains {', '.join(names)}, expected image_features"
+            arrays = [file[name] for name in names if isinstance(file[name], h5py.Dataset)]
+            said = options.keys.get("features", "")
+            known = {*KNOWN["features"]} & set(names) or (said and said in file)
+            found = ["adaptive-hdf5" if "pos_boxes" in names else "hdf5"]
+            if not known and len(arrays) != 1:  # a group for each image, or an array (n, D)
+                widths = {array.shape[1:] for array in arrays}
+                flat = len(widths) == 1 and len(next(iter(widths))) == 1
+                found = ["hdf5-groups"] if flat or not arrays else []
+            problem = f"contains {shorten(names)}; say which are the features: --keys features=NAME"
     else:
         with path.open("rb") as text:
-            count = text.readline(64 << 20).count(b"\t") + 1
-        found = [name for name, layout in LAYOUTS.items() if count == len(layout.columns)]
-        problem = f"text of {count} tab-separated columns, expected 6 or 10"
+            columns = text.readline(64 << 20).split(b"\t")
+        found = [n for n, layout in LAYOUTS.items() if len(columns) == len(layout.columns)]
+        if not found or (len(columns) == 2 and not columns[1].startswith(b"{")):
+            found = ["tsv"][: len(columns) - 1]
+        problem = f"text of {len(columns)} tab-separated columns, expected several"
     if len(found) != 1:
         raise DataError(f"{path}: {problem}; give one file or folder of a known format (--help)")
     return found[0]
@@ -437,7 +728,7 @@ def import_features(
 
     `selected` are the ids, as text, to take (None: all).
     """
-    files = [{"format": source.name, "path": str(source.path)} for source in sources]
+    files = [{"format": s.name, "path": str(s.path), **s.options.said()} for s in sources]
     digest = selected and hashlib.sha256(repr(sorted(selected)).encode()).hexdigest()
     identities = [source.identity for source in sources]
     fill_store(

@@ -19,6 +19,7 @@ import shutil
 import textwrap
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,11 +34,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader
 
 import mcan
-from mcan.console import natural, progress
-from mcan.data.arrays import Id, ids_to_array
+from mcan.console import message, natural, progress
+from mcan.data.arrays import Id, array_to_ids, ids_to_array
 from mcan.data.records import check_id
-from mcan.data.store import FORMAT_VERSION, content_digest, image_checksum, open_store
-from mcan.errors import DataError
+from mcan.data.store import FORMAT_VERSION, ImageStore, content_digest, image_checksum, open_store
+from mcan.errors import DataError, shorten
 from mcan.files import lock_file, save_text, saving, sync
 
 FeatureDtype = Literal["float16", "float32"]
@@ -50,13 +51,15 @@ _LIBVER = ("v108", "v110")
 
 class ImageRows(NamedTuple):
     """One image: `rows` (n, D) features or (3, H, W) uint8 pixels, `boxes` (n, 4), normalised
-    x1 y1 x2 y2, `size` (width, height) in pixels and `grid_shape` (rows, columns)."""
+    x1 y1 x2 y2, `size` (width, height) in pixels and `grid_shape` (rows, columns). `counts` is what
+    the report of `fill_store` sums over the images, such as how many rows were dropped."""
 
     image_id: Id
     rows: ArrayLike
     boxes: ArrayLike | None = None
     size: Pair | None = None
     grid_shape: Pair | None = None
+    counts: Mapping[str, int] = {}
 
 
 class StoredImage(NamedTuple):
@@ -84,8 +87,9 @@ class StoreWriter:
     Features are stored as `dtype`, pixels as uint8. Nothing appears at `path` until the block ends
     without an exception, and an exception leaves nothing behind. With `settings` (JSON), what the
     last `save()` that was due has saved survives in `PATH.partial/`, also `parts` (JSON, for the
-    caller), and a later writer with `resume` and equal settings continues there. `provenance`
-    (JSON) may be changed until the block ends. Memory does not grow with the rows.
+    caller) and the sums of all `counts`, and a later writer with `resume` and equal settings
+    continues there. `provenance` (JSON) may be changed until the block ends. Memory does not grow
+    with the rows.
 
     Raises `DataError` if `path` exists or cannot be written, or `PATH.partial/` is not to continue.
     """
@@ -102,6 +106,7 @@ class StoreWriter:
         self.path = Path(path)
         self.provenance = dict(provenance or {})
         self.parts: dict[str, Any] = {}
+        self.counts: Counter[str] = Counter()
         self._dtype: FeatureDtype = dtype
         self._resumable = settings is not None
         self._resume = resume
@@ -170,6 +175,7 @@ class StoreWriter:
         self._images[number] = StoredImage(
             number, len(rows), checksum, image.size, image.grid_shape
         )
+        self.counts.update(image.counts)
 
     def save(self, now: bool = False) -> None:
         """Save what was added so far, so that a kill does not lose it; if `now` or if it is due."""
@@ -183,6 +189,7 @@ class StoreWriter:
             "settings": self._settings,
             "traits": self._traits,
             "parts": self.parts,
+            "counts": self.counts,
             "images": list(self._images.values()),
         }
         save_text(self._state, json.dumps(state))
@@ -214,6 +221,7 @@ class StoreWriter:
                     f"{json.dumps(value)}; continue with the same, or delete the folder"
                 )
         self._traits, self.parts = dict(state["traits"]), dict(state["parts"])
+        self.counts = Counter(state.get("counts", {}))
         self._images = {image[0]: StoredImage(*image) for image in state["images"]}
 
     def _lengths(self) -> dict[str, int]:
@@ -380,11 +388,14 @@ class FillOptions:
     command: str | None = None
 
 
-def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
+def add_fill_arguments(parser: argparse.ArgumentParser, pixels: bool = False) -> None:
     """Add the options that `read_fill_options` reads."""
     add = parser.add_argument
     add("--output", type=Path, required=True, help="store to write (.h5)")
-    add("--float32", action="store_true", help="store float32 instead of float16")
+    if pixels:
+        parser.set_defaults(float32=False)
+    else:
+        add("--float32", action="store_true", help="store float32 instead of float16")
     cores = min(8, os.cpu_count() or 1)
     add("--workers", type=natural, default=cores, help="processes that read images, 0 for none")
     add("--resume", action="store_true", help="continue a run that was cut short")
@@ -408,6 +419,15 @@ def read_fill_options(
         args.skip_broken,
         shlex.join(["python", f"scripts/{script}", *kept, "--output", "STORE"]),
     )
+
+
+def read_pairs(texts: Sequence[str], option: str, known: Sequence[str]) -> dict[str, str]:
+    """Arguments `NAME=VALUE` of an option, whose names are `known`. Raises `DataError`."""
+    pairs = dict(text.split("=", 1) for text in texts if "=" in text)
+    if len(pairs) < len(texts) or not pairs.keys() <= set(known):
+        expected = " ".join(f"{name}=..." for name in known)
+        raise DataError(f"{option} {shlex.join(texts)}: expected any of {expected}, each once")
+    return pairs
 
 
 def fill_store(
@@ -450,16 +470,55 @@ def fill_store(
             listing.unlink(missing_ok=True)
         if problems and not options.skip_broken:
             first = "; ".join(f"{item.image}: {item.reason}" for item in problems[:5])
-            raise DataError(
-                f"{output}: not written: {counts} ({first}); repair them and use --resume, or "
-                "leave them out with --resume --skip-broken"
-            )
+            way_out = "repair them and use --resume, or leave them out with --resume --skip-broken"
+            way_out = way_out if writer.image_ids else "no image could be read"
+            raise DataError(f"{output}: not written: {counts} ({first}); {way_out}")
     seconds, store = time.perf_counter() - start, open_store(output)
-    rows = f"{len(store.rows):,} rows of {store.rows.shape[1]} {store.rows.dtype}"
+    shape = " x ".join(map(str, store.rows.shape[1:]))
+    rows = f"{len(store.rows):,} rows of {shape} {store.rows.dtype}"
     rate = (len(store) - earlier) / seconds
     print(f"{output}: {len(store):,} images, {rows}; {rate:,.1f} images/s")
     if problems:
         print(f"left out: {counts}")
+    counted = [f"{label}: {count:,}" for label, count in writer.counts.items()]
+    for line in (*counted, *report(store)):
+        (message if line.startswith("warning") else print)(line)
+
+
+def report(store: ImageStore) -> list[str]:
+    """Counts that show what may have gone wrong with a store, and warnings if they are suspicious.
+
+    Checksums find images with equal rows; of the others at most 1,000 are read.
+    """
+    ids, lines, equal = array_to_ids(store.image_ids), [], []
+    first: dict[tuple[int, int], int] = {}
+    for index, key in enumerate(zip(store.checksums.tolist(), np.diff(store.offsets), strict=True)):
+        other = first.setdefault(key, index)
+        # Of 200,000 images a few have the same CRC-32 by chance.
+        if other < index and np.array_equal(store.image(other)[0], store.image(index)[0]):
+            equal.append(f"{ids[index]!r} as {ids[other]!r}")
+    lines.append(f"images with the rows of an earlier image: {len(equal):,}")
+    if equal:
+        lines.append(f"warning: {store.path}: images with the same rows: {shorten(equal)}")
+    if store.kind == "pixels":
+        return lines
+    row = np.asarray(store.rows[0])
+    varying = np.zeros(len(row), bool)
+    for index in np.unique(np.linspace(0, len(store) - 1, 1000).astype(int)).tolist():
+        varying |= (np.asarray(store.image(index)[0]) != row).any(0)
+    constant = int((~varying).sum())
+    lines.append(f"constant columns: {constant:,} of {len(row):,}")
+    if constant > len(row) / 2 and len(store) > 1:
+        lines.append(f"warning: {store.path}: most columns of the features never change")
+    if store.boxes is not None:
+        largest = float(store.boxes.max())
+        lines.append(f"largest coordinate of a box: {largest:.3f} of the side of its image")
+        if largest < 0.5:
+            lines.append(
+                f"warning: {store.path}: all boxes lie in a corner; were they divided twice, or by "
+                "a wrong size?"
+            )
+    return lines
 
 
 def _add_parts(
@@ -488,6 +547,8 @@ def _add_parts(
                     broken.append(BrokenImage(image.image, reason))
                 elif image.image_id in earlier:
                     earlier.remove(image.image_id)  # once: a second one is a duplicate
+                elif np.ndim(image.rows) == 2 and not np.any(image.rows):
+                    broken.append(BrokenImage(str(image.image_id), "all its features are zero"))
                 else:
                     stored.append(image.image_id)  # before it is: an interruption may come between
                     try:

@@ -34,11 +34,11 @@ class Foreign:
 
 
 def make_images(count: int, rows: int | None = None, dim: int = 8, seed: int = 0) -> list[Foreign]:
-    """`rows` None: 1 to 12 rows."""
+    """`rows` None: 1 to 7 rows, fewer than `dim`, so that the shape says which is which."""
     random = np.random.default_rng(seed)
     images = []
     for number in range(count):
-        n = rows or int(random.integers(1, 13))
+        n = rows or int(random.integers(1, 8))
         width, height = (int(side) for side in random.integers(100, 700, 2))
         corners = np.sort(random.random((n, 2, 2)), axis=1).reshape(n, 4)
         boxes = (corners * [width, height, width, height]).astype(np.float32)
