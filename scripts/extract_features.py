@@ -1,30 +1,38 @@
 #!/usr/bin/env python3
-"""Make an image store from a folder of images; examples: data/FEATURES.md."""
+"""Make an image store from images in a folder or in Parquet; examples: data/FEATURES.md."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mcan.console import message, positive, shard
+from mcan.data.arrays import Id
 from mcan.errors import DataError, command
-from mcan.preparation.extraction import extract_features
+from mcan.preparation.extraction import extract_features, store_pixels
 from mcan.preparation.extractors import RANDOM, BoxSelection, GridExtractor, RegionExtractor
-from mcan.preparation.images import ID_RULES, Resize, list_images
-from mcan.preparation.store_writer import add_fill_arguments, read_fill_options
+from mcan.preparation.image_ids import ID_HELP, ID_RULES
+from mcan.preparation.images import (
+    MAX_PIXELS,
+    ImageSource,
+    Resize,
+    list_images,
+    list_packed_images,
+)
+from mcan.preparation.store_writer import add_fill_arguments, read_fill_options, read_pairs
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Make an image store from a folder of images, with torchvision.",
+        description="Make an image store of features, with torchvision, or of pixels.",
         epilog="Images that cannot be read are listed in OUTPUT.broken.tsv, and nothing is "
         "published unless --skip-broken.",
     )
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="{grid,region}")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="{grid,region,pixels}")
     style: Any = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     text = "the cells of the last map of a classification backbone"
     grid = tasks.add_parser("grid", help=text, **style)
@@ -43,10 +51,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--overlap", type=float, default=boxes.overlap, help="of boxes of a class, at most")
     add("--min-boxes", type=positive, default=boxes.min_boxes, help="of an image")
     add("--max-boxes", type=positive, default=boxes.max_boxes, help="of an image")
+    pixels = tasks.add_parser("pixels", help="the images themselves, resized to one size", **style)
+    add = pixels.add_argument
+    add("--size", type=positive, nargs=2, required=True, metavar=("H", "W"), help="in pixels")
+    for task in (grid, region, pixels):
+        add = task.add_argument
+        text = "folder, with any subfolders, of images or Parquet files; or one Parquet file"
+        add("images", metavar="IMAGES", type=Path, help=text)
+        add_fill_arguments(task, pixels=task is pixels)
+        add("--ids", choices=ID_RULES, default="stem", help=ID_HELP)
+        text = "Parquet: image=FIELD id=FIELD, unless they have well-known names"
+        add("--fields", nargs="+", default=[], metavar="NAME=FIELD", help=text)
+        add("--max-pixels", type=positive, default=MAX_PIXELS, help="of an image")
+        add("--shard", type=shard, default="1/1", metavar="I/N", help="I-th of N parts, from 1")
     for task in (grid, region):
         add = task.add_argument
-        add("folder", metavar="IMAGES_FOLDER", type=Path, help="with any subfolders")
-        add_fill_arguments(task)
         add(
             "--weights",
             required=True,
@@ -54,21 +73,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             help="DEFAULT: what torchvision publishes, downloaded; FILE: a state dictionary; "
             "random: for trying things out",
         )
-        add("--ids", choices=ID_RULES, default="stem", help="name of the file, or integer in it")
         add("--precision", choices=["float32", "bf16"], default="float32", help="of the network")
         gpu = "cuda" if torch.cuda.is_available() else "cpu"
         add("--device", default=gpu, help="cpu, cuda, cuda:1, ...")
         add("--batch-size", type=positive, default=8, help="images of equal shape")
-        add("--shard", type=shard, default="1/1", metavar="I/N", help="I-th of N parts, from 1")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    found = list_images(args.folder, args.ids)
+    found = find_images(args.images, args)
     part, parts = args.shard
     images = dict(list(found.items())[part - 1 :: parts])
-    print(f"{args.folder}: {len(images):,} of {len(found):,} images")
+    print(f"{args.images}: {len(images):,} of {len(found):,} images")
+    fill = read_fill_options(args, "extract_features.py", arguments)
+    if args.task == "pixels":
+        store_pixels(images, fill, tuple(args.size), args.max_pixels)
+        return 0
     device = usable_device(args.device)
     extractor: GridExtractor | RegionExtractor
     resize = None
@@ -84,13 +105,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     extract_features(
         extractor,
         images,
-        read_fill_options(args, "extract_features.py", arguments),
+        fill,
         device=device,
         precision=args.precision,
         batch_size=args.batch_size,
         resize=resize,
+        max_pixels=args.max_pixels,
     )
     return 0
+
+
+def find_images(source: Path, args: argparse.Namespace) -> Mapping[Id, ImageSource]:
+    """The images in a folder or in Parquet files, by id."""
+    fields = read_pairs(args.fields, "--fields", ("image", "id"))
+    files = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
+    if not files:
+        if fields:
+            raise DataError(f"{source}: --fields is for Parquet files, and there is none")
+        return list_images(source, args.ids)
+    return list_packed_images(files, args.ids, fields.get("image"), fields.get("id"))
 
 
 def usable_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""From a folder of images to a store: decoded by worker processes, batched by shape.
+"""From images to a store of features or pixels: decoded by worker processes, batched by shape.
 
 B images of a batch, H, W their height and width, n rows of an image, D width of a row.
 """
@@ -6,9 +6,8 @@ B images of a batch, H, W their height and width, n rows of an image, D width of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ import torchvision
 from mcan.data.arrays import Id
 from mcan.errors import DataError
 from mcan.preparation.extractors import GridExtractor, RegionExtractor
-from mcan.preparation.images import Resize, read_image
+from mcan.preparation.images import MAX_PIXELS, ImageSource, Resize, read_image
 from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, ImageRows, fill_store
 
 _PART = 32
@@ -27,13 +26,14 @@ _PART = 32
 
 def extract_features(
     extractor: GridExtractor | RegionExtractor,
-    images: Mapping[Id, Path],
+    images: Mapping[Id, ImageSource],
     options: FillOptions,
     *,
     device: torch.device,
     precision: Literal["float32", "bf16"] = "float32",
     batch_size: int = 8,
     resize: Resize | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Write the features of all `images`, in their order, as a store; see `fill_store`.
 
@@ -41,29 +41,54 @@ def extract_features(
     together, so none is padded.
     """
     extractor = extractor.to(device).eval()
+    how = {**extractor.settings, "resize": resize and resize._asdict(), "precision": precision}
+    make = partial(_extract, extractor, device, precision, batch_size)
+    _fill(images, options, how, make, resize, max_pixels)
+
+
+def store_pixels(
+    images: Mapping[Id, ImageSource],
+    options: FillOptions,
+    size: tuple[int, int],
+    max_pixels: int = MAX_PIXELS,
+) -> None:
+    """Write all `images`, resized to one `size` (H, W), as a pixel store; see `fill_store`."""
+    _fill(images, options, {"pixels": size}, iter, (size[1], size[0]), max_pixels)
+
+
+def _fill(
+    images: Mapping[Id, ImageSource],
+    options: FillOptions,
+    how: Mapping[str, Any],
+    make: Callable[[Any], Iterable[Found]],
+    resize: Resize | tuple[int, int] | None,
+    max_pixels: int,
+) -> None:
     items = list(images.items())
     parts = {str(i // _PART): items[i : i + _PART] for i in range(0, len(items), _PART)}
-    how = {**extractor.settings, "resize": resize and resize._asdict(), "precision": precision}
     digest = hashlib.sha256(repr(list(images)).encode()).hexdigest()
     fill_store(
         options,
         list(parts),
-        partial(_decode, parts, resize),
-        partial(_extract, extractor, device, precision, batch_size),
+        partial(_decode, parts, resize, max_pixels),
+        make,
         settings={"extractor": how, "images": digest},
         provenance={"torchvision": torchvision.__version__, "extractor": how},
     )
 
 
 def _decode(
-    parts: Mapping[str, Sequence[tuple[Id, Path]]], resize: Resize | None, part: str
+    parts: Mapping[str, Sequence[tuple[Id, ImageSource]]],
+    resize: Resize | tuple[int, int] | None,
+    max_pixels: int,
+    part: str,
 ) -> list[Found]:
     decoded: list[Found] = []
-    for image_id, path in parts[part]:
+    for image_id, source in parts[part]:
         try:
-            decoded.append(read_image(path, image_id, resize))
+            decoded.append(read_image(source, image_id, resize, max_pixels))
         except ValueError as error:
-            decoded.append(BrokenImage(str(image_id), f"{path}: {error}"))
+            decoded.append(BrokenImage(str(image_id), f"{source}: {error}"))
     return decoded
 
 

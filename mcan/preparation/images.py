@@ -1,45 +1,28 @@
-"""Folders of image files: ids from their names, and decoding.
+"""Image files: what counts as an image in a folder or in Parquet, and decoding to RGB.
 
-H, W height and width of an image in pixels.
+H, W height and width of an image in pixels. The rules are documented in data/FEATURES.md.
 """
 
 from __future__ import annotations
 
-import re
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from mcan.console import message
 from mcan.data.arrays import Id
-from mcan.errors import DataError
+from mcan.data.records import Record, check_id
+from mcan.errors import DataError, shorten
+from mcan.preparation.fields import NAMES, ImageIds
+from mcan.preparation.image_ids import IdRule, image_formats, image_id, name_stem
 from mcan.preparation.store_writer import ImageRows
 
-IdRule = Literal["coco", "stem"]
-ID_RULES: tuple[str, ...] = get_args(IdRule)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-
-
-def name_stem(name: str, suffix: str = "") -> str:
-    """The name of a file without `suffix` and without the suffix of an image before it."""
-    stem = Path(name.removesuffix(suffix))
-    return stem.stem if stem.suffix.lower() in IMAGE_SUFFIXES else stem.name
-
-
-def image_id(stem: str, rule: IdRule) -> Id:
-    """`coco`: the integer after the last underscore, or all of it; `stem`: the name itself.
-
-    Raises `ValueError` if there is no such integer.
-    """
-    if rule == "stem":
-        return stem
-    found = re.fullmatch(r"(?:.*_)?([0-9]+)", stem)
-    if found is None:
-        raise ValueError(
-            f"the name {stem!r} does not end in an integer id, as COCO names do; use --ids stem"
-        )
-    return int(found[1])
+MAX_PIXELS = 178_956_970
+"""Of an image; more is taken for an attack on memory. The limit of Pillow."""
 
 
 class Resize(NamedTuple):
@@ -54,36 +37,192 @@ class Resize(NamedTuple):
         return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+class PackedImage(NamedTuple):
+    """An image inside a Parquet file: in this row of a row group, in the field `field`."""
+
+    file: Path
+    group: int
+    row: int
+    field: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: row {self.row} of row group {self.group}"
+
+
+ImageSource = Path | PackedImage
+
+
 def list_images(folder: Path, rule: IdRule) -> dict[Id, Path]:
     """All images below `folder`, by id, in the order of their paths.
 
-    Raises `DataError` if there are none, two share an id, or a name does not fit the rule.
+    A file is an image if its suffix or its content says so. What is passed over is printed. Raises
+    `DataError` if there is no image, two share an id, or a name does not fit the rule.
     """
     found: dict[Id, Path] = {}
+    passed: list[str] = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file():
+            continue
+        # Hidden files are thumbnails and leftovers of file managers, also if they end in .jpg.
+        hidden = any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
+        if hidden or not (path.suffix.lower() in image_formats() or _is_image(path)):
+            passed.append(name)
             continue
         try:
-            number = image_id(name_stem(path.name), rule)
+            number = image_id(name, rule)
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None
         if number in found:
-            raise DataError(f"{found[number]} and {path}: both have the image id {number!r}")
+            apart = name_stem(name) != name_stem(str(found[number].relative_to(folder)))
+            way_out = "use --ids path, or rename one" if apart else "rename one"
+            raise DataError(f"{found[number]} and {path}: both have the id {number!r}; {way_out}")
         found[number] = path
+    if passed:
+        message(f"{folder}: passed over {len(passed):,} files, not images: {shorten(passed)}")
     if not found:
-        raise DataError(f"{folder}: no folder with images ({', '.join(IMAGE_SUFFIXES)})")
+        raise DataError(f"{folder}: no folder with images that Pillow can read")
     return found
 
 
-def read_image(path: Path, number: Id, resize: Resize | None = None) -> ImageRows:
-    """Decode and resize (bilinear, antialiased): RGB pixels, and the size (width, height) before
-    resizing, upright as the EXIF data says. Raises `ValueError` if the file is damaged."""
+def _is_image(path: Path) -> bool:
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+        with Image.open(path, formats=tuple(image_formats().values())):
+            return True
+    except Exception:  # Pillow raises nearly anything for files that are no images.
+        return False
+
+
+def open_parquet(file: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`. Raises `DataError`."""
+    try:
+        from pyarrow.parquet import ParquetFile
+
+        return ParquetFile(file)
+    except ImportError:
+        raise DataError(f"{file}: needs pyarrow: pip install 'mcan[records]'") from None
+    except Exception as error:  # pyarrow raises nearly anything for damaged files.
+        raise DataError(f"{file}: not a readable Parquet file ({error})") from None
+
+
+def list_packed_images(
+    files: list[Path], rule: IdRule, image: str | None = None, id_field: str | None = None
+) -> dict[Id, PackedImage]:
+    """The images in the rows of Parquet files, by id: a column of {"bytes", "path"} or of bytes.
+
+    Ids are those of `id_field` (None: a well-known one), or else the names in `path`, or else rows,
+    counted from 0 through all files. Names, but not numbers, go through the rule. A row that
+    repeats an id adds nothing: such files have a row per question. Raises `DataError`.
+    """
+    found: dict[Id, PackedImage] = {}
+    paths: dict[Id, Any] = {}
+    ids, total = ImageIds(rule), 0
+    for file in files:
+        table = open_parquet(file)
+        types = {entry.name: str(entry.type) for entry in table.schema_arrow}
+        binary = [name for name, kind in types.items() if "binary" in kind]
+        column = image or (binary[0] if len(binary) == 1 else "")
+        known = (name for name in NAMES["image"] if name in types and name not in binary)
+        key = id_field or next(known, column)
+        for option, name in (("image", column), ("id", key)):
+            if name not in types:
+                raise DataError(
+                    f"{file}: no field {name!r} among {shorten(types)}; say which holds the "
+                    f"{option} with --fields {option}=FIELD"
+                )
+        chosen = [key] if key != column else []
+        chosen += [f"{column}.path"] if "path" in types[column] else []
+        for group in range(table.num_row_groups):
+            rows = table.read_row_group(group, columns=chosen).to_pylist() if chosen else []
+            for row in range(table.metadata.row_group(group).num_rows):
+                record = Record(file, total, {column: {}, **(rows[row] if rows else {})})
+                number = ids.find(record, record.get(key), total)
+                try:
+                    check_id(number, "image id", next(iter(found), None))
+                except ValueError as error:
+                    raise record.error(str(error)) from None
+                path = (record.get(column) or {}).get("path")
+                if paths.setdefault(number, path) != path:
+                    raise record.error(
+                        f"image id {number!r} is of {path!r}, but earlier of {paths[number]!r}; "
+                        "name the field of ids with --fields id=FIELD"
+                    )
+                found.setdefault(number, PackedImage(file, group, row, column))
+                total += 1
+    if len(found) < total:
+        message(f"{shorten(files)}: {total:,} rows have {len(found):,} images")
+    if not found:
+        raise DataError(f"{shorten(files)}: no row with an image")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _read_group(file: Path, group: int, field: str) -> Any:
+    return open_parquet(file).read_row_group(group, columns=[field])[field]
+
+
+def _open(source: ImageSource) -> Path | BytesIO:
+    if isinstance(source, Path):
+        return source
+    value = _read_group(source.file, source.group, source.field)[source.row].as_py()
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes):
+        raise ValueError("the row holds no bytes of an image")
+    return BytesIO(content)
+
+
+def read_image(
+    source: ImageSource,
+    number: Id,
+    resize: Resize | tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> ImageRows:
+    """Decode and resize (bilinear, antialiased; by a rule, or to a width and height): RGB pixels,
+    and the size (width, height) before resizing, upright as the EXIF data says.
+
+    Of an animation or a file of several pages the first. Raises `ValueError` if the file is
+    damaged, too large, or has values of unknown range.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # replaced by the limit below, which names the option
+    try:
+        with Image.open(_open(source), formats=tuple(image_formats().values())) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise ValueError(
+                    f"it has {opened.width} x {opened.height} pixels; admit it with --max-pixels "
+                    f"{opened.width * opened.height}"
+                )
+            image = to_rgb(ImageOps.exif_transpose(opened))
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises nearly anything for damaged files.
-        raise ValueError(f"not a readable image ({error})") from error
+        raise ValueError(f"not a readable image ({error or type(error).__name__})") from error
     size = image.size
     if resize:
-        image = image.resize(resize(*size), Image.Resampling.BILINEAR)
+        new = resize(*size) if isinstance(resize, Resize) else resize
+        image = image.resize(new, Image.Resampling.BILINEAR)
     return ImageRows(number, np.asarray(image).transpose(2, 0, 1), size=size)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB: transparency over white, 16-bit values from 0-65,535, floats from 0-1.
+
+    Never by the range of the image itself, which would make images incomparable. Raises
+    `ValueError` for values outside.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        most = 1 if image.mode == "F" else 65_535
+        if not (values.min() >= 0 and values.max() <= most):  # also false if any is not a number
+            raise ValueError(
+                f"its values of mode {image.mode} go from {values.min():g} to {values.max():g}, "
+                f"expected 0 to {most:,}; convert it to 8 bits"
+            )
+        if isinstance(hidden := image.info.get("transparency"), int):
+            values[values == hidden] = most
+        return Image.fromarray(np.round(values / most * 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        if image.mode in ("La", "RGBa"):
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.ops import box_iou
 
+from mcan.data.arrays import array_to_ids
 from mcan.data.store import StoreGroup, open_store
 from mcan.errors import DataError
 from mcan.preparation import extractors
 from mcan.preparation.extractors import BoxSelection, GridExtractor, RegionExtractor, choose_weights
+from mcan.preparation.image_ids import image_id
 from mcan.preparation.images import Resize, list_images, read_image
 
 main = runpy.run_path(str(Path(__file__).parents[2] / "scripts/extract_features.py"))["main"]
@@ -61,12 +63,45 @@ def test_sizes_keep_the_aspect_ratio() -> None:
     assert (resize(5000, 1), resize(1, 1)) == ((1000, 1), (600, 600))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "CMYK", "LA", "I;16"])
-def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.new(mode, (12, 8)).save(path)
+@pytest.mark.parametrize(
+    ("mode", "suffix", "colour", "expected"),
+    [
+        ("RGB", "png", (9, 8, 7), (9, 8, 7)),
+        ("L", "jp2", 9, (9, 9, 9)),
+        ("1", "png", 1, (255, 255, 255)),
+        ("P", "gif", 0, (0, 0, 0)),
+        ("CMYK", "tif", (0, 255, 255, 0), (255, 0, 0)),
+        ("YCbCr", "tif", (90, 128, 128), (90, 90, 90)),
+        ("I;16", "png", 257 * 90, (90, 90, 90)),
+        ("I;16", "tif", 65_535, (255, 255, 255)),
+        ("I", "tif", 257 * 90, (90, 90, 90)),
+        ("F", "tif", 0.6, (153, 153, 153)),
+        ("RGBA", "png", (200, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", "webp", (0, 0, 0, 255), (0, 0, 0)),
+        ("LA", "png", (100, 51), (224, 224, 224)),
+    ],
+)
+def test_modes_become_rgb_by_stated_rules(
+    tmp_path: Path, mode: str, suffix: str, colour: Any, expected: tuple[int, ...]
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new(mode, (12, 8), colour).save(path, lossless=True)
     image = read_image(path, 1)
     assert (image.rows.shape, image.rows.dtype) == ((3, 8, 12), np.uint8)
+    assert image.rows.reshape(3, -1).T[[0, -1]].tolist() == [list(expected)] * 2
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("P", 0), ("L", 3), ("RGB", (3, 0, 0)), ("I;16", 3)])
+def test_a_transparent_colour_becomes_white(tmp_path: Path, mode: str, colour: Any) -> None:
+    Image.new(mode, (4, 4), colour).save(tmp_path / "a.png", transparency=colour)
+    assert (read_image(tmp_path / "a.png", 1).rows == 255).all()
+
+
+@pytest.mark.parametrize(("mode", "value"), [("F", 1.5), ("F", np.nan), ("I", -1), ("I", 70_000)])
+def test_values_of_unknown_range_are_refused(tmp_path: Path, mode: str, value: float) -> None:
+    Image.new(mode, (4, 4), value).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"its values of mode . go from .* expected 0 to"):
+        read_image(tmp_path / "a.tif", 1)
 
 
 def test_pixels_are_those_of_the_file_upright(tmp_path: Path) -> None:
@@ -80,9 +115,14 @@ def test_pixels_are_those_of_the_file_upright(tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain, np.rot90(np.asarray(drawn), -1))
 
 
-def test_lists_of_images(tmp_path: Path, folder: Path) -> None:
-    (folder / "notes.txt").touch()
+def test_lists_of_images(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(12):
+        (folder / f"notes{number:02}.txt").touch()
+    (folder / "._COCO_x_000000000009.png").touch()
     found = list_images(folder, "coco")
+    notes = ", ".join(f"notes{number:02}.txt" for number in range(9))
+    passed = f"passed over 13 files, not images: ._COCO_x_000000000009.png, {notes} and 3 more"
+    assert passed in capsys.readouterr().err
     assert list(found) == [0, 1, 2, 3, 4, 5, 6]
     assert found[6] == folder / "sub" / "COCO_x_000000000006.png"
     assert next(iter(list_images(folder, "stem"))) == "COCO_x_000000000000"
@@ -94,6 +134,32 @@ def test_lists_of_images(tmp_path: Path, folder: Path) -> None:
         list_images(folder, "coco")
     with pytest.raises(DataError, match="no folder with images"):
         list_images(tmp_path / "nowhere", "stem")
+
+
+def test_what_pillow_reads_is_an_image_whatever_its_suffix(tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.jp2", "c.avif", "d.PPM", "e.scan", "f"):
+        kind = {"e.scan": "TIFF", "f": "PNG"}.get(name)
+        draw(9, 9, 0).save(tmp_path / name, format=kind)
+    assert list(list_images(tmp_path, "stem")) == ["a", "b", "c", "d", "e.scan", "f"]
+    assert list(list_images(tmp_path, "path")) == ["a", "b", "c", "d", "e.scan", "f"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "path", "coco"),
+    [
+        ("COCO_val2014_000000000009.jpg", *["COCO_val2014_000000000009"] * 2, 9),
+        ("scan0/source.jpg", "source", "scan0/source", None),
+        ("a/7.JPG.npz", "7", "a/7", 7),
+        ("v1.2", "v1.2", "v1.2", None),
+    ],
+)
+def test_ids(name: str, stem: str, path: str, coco: int | None) -> None:
+    assert (image_id(name, "stem"), image_id(name, "path")) == (stem, path)
+    if coco is not None:
+        assert image_id(name, "coco") == coco
+    else:
+        with pytest.raises(ValueError, match="--ids stem or --ids path"):
+            image_id(name, "coco")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp"])
@@ -440,3 +506,77 @@ def test_user_errors_are_one_line(tmp_path: Path, folder: Path) -> None:
     assert output.read_text() == "precious"
     with pytest.raises(SystemExit):
         run("grid", folder, output, "--shard", "3/2")
+
+
+def pixels(source: Path, output: Path, *more: str) -> Any:
+    options = ["--output", str(output), "--workers", "0", "--size", "6", "8", *more]
+    assert main(["pixels", str(source), *options]) == 0
+    return open_store(output)
+
+
+def test_pixels(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = pixels(folder, tmp_path / "out.h5")
+    assert (store.kind, store.rows.shape) == ("pixels", (7, 3, 6, 8))
+    assert store.sizes.tolist() == [list(size) for size in SIZES]
+    first = Image.open(folder / "COCO_x_000000000000.png").resize((8, 6), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(store.rows[0].transpose(1, 2, 0), np.asarray(first))
+    shards = [pixels(folder, tmp_path / f"{i}.h5", "--shard", f"{i}/2") for i in (1, 2)]
+    assert [len(shard) for shard in shards] == [4, 3]
+    with pytest.raises(DataError, match=r"1 broken .* 150 x 70 pixels; admit it with --max-pixels"):
+        pixels(folder, tmp_path / "small.h5", "--max-pixels", "9000")
+    again = pixels(folder, tmp_path / "small.h5", "--max-pixels", "10500", "--resume")
+    assert again.digest == store.digest
+    same = draw(9, 9, 0)
+    for name in ("scan0", "scan1"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        same.save(tmp_path / "scans" / name / "source.png")
+    with pytest.raises(DataError, match="both have the id 'source'; use --ids path"):
+        pixels(tmp_path / "scans", tmp_path / "scans.h5")
+    store = pixels(tmp_path / "scans", tmp_path / "scans.h5", "--ids", "path")
+    assert array_to_ids(store.image_ids) == ["scan0/source", "scan1/source"]
+    assert "images with the same rows: 'scan1/source'" in capsys.readouterr().err
+
+
+PACKED = {
+    "image_id": [3, 3, 5, 9],
+    "image": ["a.jpg", "a.jpg", "b.jpg", "c.jpg"],
+    "question": ["what", "where", "who", "why"],
+}
+
+
+@pytest.mark.parametrize(
+    ("drop", "more", "ids"),
+    [
+        ("", [], [3, 5, 9]),
+        ("image_id", [], ["a", "b", "c"]),
+        ("", ["--fields", "image=image", "id=question"], ["what", "where", "who", "why"]),
+    ],
+)
+def test_images_inside_parquet(tmp_path: Path, drop: str, more: list[str], ids: list[Any]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    drawn = {}
+    for number, name in enumerate("abc"):
+        draw(20, 10, number).save(tmp_path / "a.png")
+        drawn[f"{name}.jpg"] = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").unlink()
+    images = [{"bytes": drawn[name], "path": name} for name in PACKED["image"]]
+    columns = {k: v for k, v in {**PACKED, "image": images}.items() if k != drop}
+    path = tmp_path / "in" / "train-00000-of-00001.parquet"
+    path.parent.mkdir()
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
+    store = pixels(path, tmp_path / "out.h5", *more)
+    assert array_to_ids(store.image_ids) == ids
+    assert store.digest == pixels(path.parent, tmp_path / "same.h5", *more, "--workers", "1").digest
+    assert [tuple(size) for size in store.sizes] == [(20, 10)] * len(ids)
+    if drop:
+        return
+    with pytest.raises(DataError, match=r"no field 'name' among image_id, .* --fields id=FIELD"):
+        pixels(path, tmp_path / "bad.h5", "--fields", "id=name")
+    columns["image_id"] = [3, 3, 3, 9]
+    parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(DataError, match=r"entry 2: image id 3 is of 'b.jpg', but earlier of"):
+        pixels(path, tmp_path / "bad.h5")
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        pixels(path, tmp_path / "bad.h5")
