@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
 from mcan.config import Config
 from mcan.config.schema import ModelConfig
+from mcan.console import message
 from mcan.data.arrays import Id, Ids, Index, array_to_ids, first_duplicate
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared, Split, encode_questions
@@ -42,7 +44,16 @@ def open_stores(config: Config, device: torch.device) -> Stores:
     def opened(paths: Sequence[str]) -> list[ImageStore]:
         return [open_store(path).load(config.data.residency, device) for path in paths]
 
-    return opened(config.data.images), opened(config.data.grid)
+    images, grid = opened(config.data.images), opened(config.data.grid)
+    for store in (*images[1:], *grid[1:]):
+        first = images[0] if store in images else grid[0]
+        ours, theirs = (s.provenance.get("extractor") for s in (first, store))
+        if ours != theirs:
+            message(
+                f"warning: {first.path} and {store.path} are used together, but were extracted in "
+                f"different ways: {json.dumps(ours)} and {json.dumps(theirs)}"
+            )
+    return images, grid
 
 
 def open_dataset(
@@ -241,6 +252,11 @@ def count_shared(training: Sequence[Split], split: Split) -> int:
     return sum(pair in seen for pair in asked(split, split.image_ids)) if seen else 0
 
 
+def _describe(feature_size: int | None, grid_size: int | None) -> str:
+    images = f"features of width {feature_size}" if feature_size else "pixels"
+    return f"{images} and {f'a grid of width {grid_size}' if grid_size else 'no grid'}"
+
+
 def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -> MCAN:
     """The network of a checkpoint, in evaluation mode, for the images of `dataset`."""
     check_fits(config, dataset)
@@ -248,8 +264,8 @@ def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -
     expected, found = (sizes.feature_size, sizes.grid_size), _row_widths(dataset)
     if expected != found:
         raise RunError(
-            f"{checkpoint.source}: takes region and grid features of widths {expected}, but those "
-            f"of data.images and data.grid are {found}"
+            f"{checkpoint.source}: takes {_describe(*expected)}, but data.images and data.grid "
+            f"hold {_describe(*found)}"
         )
     model = build_model(config.model, sizes)
     checkpoint.restore(model)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from runs import Lab, make_lab
@@ -33,6 +34,7 @@ from mcan.engine.processes import Processes
 from mcan.errors import RunError
 from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.store_writer import ImageRows, StoreWriter
 from mcan.text.vocabulary import Vocabulary, build_tokens
 
 CPU = torch.device("cpu")
@@ -111,6 +113,22 @@ def test_residency_changes_no_bit(lab, residency):
     assert torch.equal(plain.image.boxes, held.image.boxes)
 
 
+def test_stores_that_were_extracted_differently(lab, tmp_path, capsys):
+    """A warning names both; an equal extractor, or none, is no reason for it."""
+    for name, extractor in {"a": {"grid": "x"}, "b": {"grid": "y"}, "c": {"grid": "y"}}.items():
+        with StoreWriter(tmp_path / f"{name}.h5", provenance={"extractor": extractor}) as writer:
+            writer.add(ImageRows(1, np.ones((2, 6), np.float32)))
+
+    def shown(*names):
+        stores = ", ".join(str(tmp_path / f"{name}.h5") for name in names)
+        open_stores(config_of(lab, f"data.images=[{stores}]"), torch.device("cpu"))
+        return capsys.readouterr().err
+
+    assert shown("b", "c") == ""
+    assert "a.h5 and " in shown("a", "c")
+    assert "extracted in different ways" in shown("a", "c")
+
+
 def test_position_encoding_takes_cells_of_the_grid(lab):
     config = config_of(
         lab, "model.image.position_encoding=true", f"data.grid=[{lab.folder}/grid.h5]"
@@ -165,7 +183,9 @@ def test_a_checkpoint_describes_its_run(lab):
     with pytest.raises(RunError, match=r"there.pt: does not fit the config: .*size mismatch for"):
         restore_model(checkpoint, config_of(lab, "model.hidden_size=16"), dataset_of(config))
     checkpoint.sizes["feature_size"] = 7
-    with pytest.raises(RunError, match=r"takes region .* \(7, None\), but .* are \(6, None\)"):
+    with pytest.raises(
+        RunError, match=r"takes features of width 7 and no grid, but .* width 6 and no grid"
+    ):
         restore_model(checkpoint, config, dataset_of(config))
 
 

@@ -42,7 +42,7 @@ class ImageStore:
     until `load` reads it, or a tensor on a device. `boxes` (T, 4) float32, normalised x1 y1 x2 y2,
     `sizes` (N, 2) int32, width and height in pixels, and `grid_shapes` (N, 2) int32, rows and
     columns, are None if the store has none. `digest` is a SHA-256 of everything that training
-    reads; equal stores have equal digests.
+    reads; equal stores have equal digests. `identity` is that of the file when it was opened.
     """
 
     path: Path
@@ -55,12 +55,24 @@ class ImageStore:
     boxes: NDArray[Any] | None = None
     sizes: NDArray[Any] | None = None
     grid_shapes: NDArray[Any] | None = None
+    identity: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return open_store, (self.path,)
+    def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
+        return _reopen, (self.path, self.digest)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` if the file was written to since it was opened.
+
+        Reading rows that a file has lost ends the process with a bus error. A change is noticed
+        before the next batch is read; one in the middle of a batch cannot be. If the file was
+        deleted or replaced by another, the old rows can still be read.
+        """
+        now = _identity(self.path)
+        if self.identity and now[:1] == self.identity[:1] and now != self.identity:
+            raise _changed(self.path)
 
     @property
     def kind(self) -> Kind:
@@ -106,7 +118,7 @@ class ImageStore:
         message(f"reading {self.path} into the memory of {target} ({size})")
         try:
             rows = torch.tensor(source, device=target)
-        except RuntimeError as error:  # includes torch.OutOfMemoryError
+        except (MemoryError, RuntimeError) as error:  # includes torch.OutOfMemoryError
             raise DataError(
                 f"{self.path}: {size} do not fit into the memory of {target}; use residency: disk"
             ) from error
@@ -138,10 +150,36 @@ def open_store(path: str | Path) -> ImageStore:
             f"{path}: damaged, or not an image store of format {FORMAT_VERSION}; "
             f"{_remake(path, provenance)}"
         )
-    store = ImageStore(path, digest, provenance, rows, boxes=boxes, **tables)
+    store = ImageStore(
+        path, digest, provenance, rows, boxes=boxes, identity=_identity(path), **tables
+    )
     sample = np.linspace(0, len(store) - 1, 16).astype(int)
     store.verify(np.unique(sample).tolist())
     return store
+
+
+def _reopen(path: Path, digest: str) -> ImageStore:
+    """The same store in another process."""
+    store = open_store(path)
+    if store.digest != digest:
+        raise _changed(path)
+    return store
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Of a file, as it is now: which one, how large, last written when; nothing if it is gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _changed(path: Path) -> DataError:
+    return DataError(
+        f"{path}: was overwritten while it is in use; write a new store under another name, and "
+        "move it to its place only when no run reads the old one"
+    )
 
 
 def image_checksum(rows: NDArray[Any], boxes: NDArray[np.float32] | None) -> int:
@@ -216,6 +254,8 @@ class StoreGroup:
         Rows are on the device of a store that was loaded there, all else is on the CPU; nothing
         waits for the device.
         """
+        for store in self.stores:
+            store.check_unchanged()
         lengths = torch.from_numpy(self.lengths[images])
         layout = Packed(lengths, filler_rows(lengths))
         stores = np.searchsorted(self._firsts, images, "right") - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -226,6 +227,34 @@ def test_pixels(tmp_path: Path, residency: Any) -> None:
         _, rows, *_ = group.gather(group.locate(np.array(ids, np.int64)))
         assert rows.dtype == torch.uint8
         np.testing.assert_array_equal(rows, pixels[ids])
+
+
+def test_a_store_that_is_overwritten_in_use(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", make_images([1, 2]))
+    other = write_store(tmp_path / "b.h5", make_images([5, 6]))
+    store, images = open_store(path), np.arange(2)
+    pickled, expected = pickle.dumps(store), StoreGroup([store]).gather(images)[1]
+    other.rename(path)  # the old file is still there for those who have it open
+    assert torch.equal(StoreGroup([store]).gather(images)[1], expected)
+    with pytest.raises(DataError, match=r"a\.h5: was overwritten while it is in use"):
+        pickle.loads(pickled)
+    store = open_store(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.h5: was overwritten while it is in use"):
+        StoreGroup([store]).gather(images)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate")])
+def test_too_little_memory_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    path = write_store(tmp_path / "a.h5", make_images([1, 2]))
+    monkeypatch.setattr(np, "memmap", fail)
+    with pytest.raises(DataError, match=r"not enough memory to map this image store of 0\.0 GiB"):
+        open_store(path)
 
 
 def test_stores_of_different_kinds(tmp_path: Path, stores: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,25 @@ def test_shapes(tmp_path: Path) -> None:
     assert counts.startswith("80 questions on ")
     assert counts.endswith(" 0.0% unknown words")
     assert not warnings
+
+
+def test_made_up_features_fit_a_prepared_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = make_synthetic(tmp_path, questions=20).prepared
+    output = tmp_path / "features.h5"
+    script = Path(__file__).parents[2] / "scripts/make_up_features.py"
+    main = runpy.run_path(str(script))["main"]
+    arguments = [str(prepared), "--output", str(output), "--feature-dim", "5"]
+    monkeypatch.setattr("sys.argv", ["make_up_features.py", *arguments])
+    assert main() == 0
+    splits = [Prepared.open(prepared).split(name) for name in ("train", "val")]
+    dataset = VQADataset(splits, [open_store(output)])
+    assert dataset.images.row_shape == (5,)
+    assert ((dataset.images.lengths >= 10) & (dataset.images.lengths <= 100)).all()
+    assert f"{output}: random features of {len(dataset.images.lengths)} images" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("kind", ["regions", "pixels"])
