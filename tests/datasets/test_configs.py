@@ -24,6 +24,8 @@ def test_every_config_loads_and_names_its_dataset(path: Path) -> None:
     dataset = path.parent.name
     assert config.name == f"{dataset}_{path.stem}"
     assert config.data.prepared == f"data/{dataset}/prepared"
+    # The metric of own data is the one that prepare.py recorded.
+    assert dataset != "custom" or config.evaluation.metric is None
 
 
 def epoch_rates(config: Config, questions: int) -> list[float]:
