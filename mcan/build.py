@@ -120,6 +120,9 @@ def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
     share = f"{without} of {questions} questions ({without / questions:.0%})"
     warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
     warnings = [warning] if without > 0.2 * questions else []
+    cut = np.mean(np.diff(dataset.tokens.offsets) > dataset.lengths()[0])
+    if cut > 0.1:
+        warnings.append(f"{names}: data.max_tokens cuts {cut:.0%} of the questions; null keeps all")
     return counts, [*warnings, *unknown_word_warnings(dataset)]
 
 

@@ -153,11 +153,11 @@ def read_records(path: Path, key: str | None = None) -> Iterator[Record]:
 class Record:
     """A JSON object with checked access; its errors name the file, the entry and the question."""
 
-    __slots__ = ("_fields", "_path", "_place")
+    __slots__ = ("_fields", "path", "place")
 
     def __init__(self, path: Path, place: int | str, value: Any) -> None:
-        self._path = path
-        self._place = place
+        self.path = path
+        self.place = place
         if not isinstance(value, dict):
             raise DataError(f"{path}: entry {place} is {value!r:.60}, expected an object")
         self._fields = value
@@ -165,7 +165,7 @@ class Record:
     def error(self, text: str) -> DataError:
         known = self._fields.get("question_id")
         about = f" (question {known!r})" if isinstance(known, (int, str)) else ""
-        return DataError(f"{self._path}: entry {self._place}{about}: {text}")
+        return DataError(f"{self.path}: entry {self.place}{about}: {text}")
 
     def __contains__(self, name: str) -> bool:
         return name in self._fields

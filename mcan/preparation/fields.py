@@ -86,11 +86,13 @@ class ImageIds:
         self._rule: IdRule = rule
         self._names: dict[Id, str] = {}
 
-    def find(self, record: Record, value: Any, row: int = 0) -> Id:
-        """The id that a field means: a number, a name, or an image with or without a path, which
-        then has the number of its `row`."""
+    def find(self, record: Record, value: Any) -> Id:
+        """The id that a field means: a number, a name, or an image with a path or without, which is
+        then called after its file and its place in it."""
         if isinstance(value, dict):
-            value = row if value.get("path") is None else value["path"]
+            if value.get("path") is None:
+                return f"{record.path.stem}/{record.place}"
+            value = value["path"]
         if isinstance(value, float) and value.is_integer():
             return int(value)
         if value is None or value == "":

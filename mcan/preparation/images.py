@@ -110,9 +110,9 @@ def list_packed_images(
 ) -> dict[Id, PackedImage]:
     """The images in the rows of Parquet files, by id: a column of {"bytes", "path"} or of bytes.
 
-    Ids are those of `id_field` (None: a well-known one), or else the names in `path`, or else rows,
-    counted from 0 through all files. Names, but not numbers, go through the rule. A row that
-    repeats an id adds nothing: such files have a row per question. Raises `DataError`.
+    Ids are those of `id_field` (None: a well-known one), or else the names in `path`, or else
+    FILE/ROW, from 0. Names, but not numbers, go through the rule. A row that repeats an id adds
+    nothing: such files have a row per question. Raises `DataError`.
     """
     found: dict[Id, PackedImage] = {}
     paths: dict[Id, Any] = {}
@@ -132,11 +132,12 @@ def list_packed_images(
                 )
         chosen = [key] if key != column else []
         chosen += [f"{column}.path"] if "path" in types[column] else []
+        first = total
         for group in range(table.num_row_groups):
             rows = table.read_row_group(group, columns=chosen).to_pylist() if chosen else []
             for row in range(table.metadata.row_group(group).num_rows):
-                record = Record(file, total, {column: {}, **(rows[row] if rows else {})})
-                number = ids.find(record, record.get(key), total)
+                record = Record(file, total - first, {column: {}, **(rows[row] if rows else {})})
+                number = ids.find(record, record.get(key))
                 try:
                     check_id(number, "image id", next(iter(found), None))
                 except ValueError as error:

@@ -163,7 +163,7 @@ def read_files(
         unnamed = place if isinstance(place, str) else number
         yield Example(
             record.id(found["id"][0]) if found["id"] else unnamed,
-            ids.find(record, record.get(found["image"][0]), number),
+            ids.find(record, record.get(found["image"][0])),
             record.text(found["question"][0]),
             tuple(answers),
             types[0],

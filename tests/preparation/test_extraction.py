@@ -549,6 +549,7 @@ PACKED = {
     [
         ("", [], [3, 5, 9]),
         ("image_id", [], ["a", "b", "c"]),
+        ("image_id path", [], [f"train-00000-of-00001/{row}" for row in range(4)]),
         ("", ["--fields", "image=image", "id=question"], ["what", "where", "who", "why"]),
     ],
 )
@@ -560,8 +561,9 @@ def test_images_inside_parquet(tmp_path: Path, drop: str, more: list[str], ids: 
         draw(20, 10, number).save(tmp_path / "a.png")
         drawn[f"{name}.jpg"] = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").unlink()
-    images = [{"bytes": drawn[name], "path": name} for name in PACKED["image"]]
-    columns = {k: v for k, v in {**PACKED, "image": images}.items() if k != drop}
+    shown = {name: None if "path" in drop else name for name in PACKED["image"]}
+    images = [{"bytes": drawn[name], "path": shown[name]} for name in PACKED["image"]]
+    columns = {k: v for k, v in {**PACKED, "image": images}.items() if k not in drop.split()}
     path = tmp_path / "in" / "train-00000-of-00001.parquet"
     path.parent.mkdir()
     parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
