@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing.connection
 import multiprocessing.queues
 import os
+import re
 import signal
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mcan.batch import Batch
 from mcan.data.dataset import VQADataset
 from mcan.errors import TrainingError, UserError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that end a run after the step in progress; workers leave that to the main process."""
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+STOP_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, name))
+"""Signals that end a run after the step in progress; workers leave that to the main process.
+Windows has only the first two.
+"""
+_SHM = "enlarge /dev/shm (docker run --shm-size=8g)"
+_CURES = {
+    "SIGKILL": "free memory",
+    "SIGBUS": _SHM,
+    os.strerror(errno.ENOSPC): _SHM,
+    os.strerror(errno.ENOMEM): "free memory",
+    os.strerror(errno.EMFILE): "raise the limit on open files (ulimit -n)",
+}
 
 
 @contextmanager
@@ -25,19 +41,19 @@ def load_batches(
 ) -> Iterator[Iterator[Batch]]:
     """The batch of each list in `rows`, prepared by `workers` processes (0: by this one).
 
-    A worker that dies, or a read that fails, ends the block with a `TrainingError` within seconds;
-    a `UserError` in a worker is raised here. No worker outlives the block.
+    A worker that dies or cannot be started, or a read that fails, ends the block with a
+    `TrainingError` within seconds; a `UserError` in a worker is raised here. No worker outlives the
+    block.
     """
-    iterator: Any = iter(
-        DataLoader(
-            dataset,  # type: ignore[arg-type]  # a map from lists of rows to batches
-            batch_size=None,
-            sampler=rows,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
-        )
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # a map from lists of rows to batches
+        batch_size=None,
+        sampler=rows,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
     )
+    iterator: Any = _start(loader) if workers else iter(loader)
     complete = False
     try:
         yield _read(iterator)
@@ -46,18 +62,31 @@ def load_batches(
         # torch notices a dead worker by a signal, so that this comes from anywhere in the block.
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise _worker_died(str(error)) from error
+        raise _worker_died(iterator._workers, error) from error
     finally:
         if workers:
             _shut_down(iterator, at_once=not complete)
 
 
-def _read(iterator: Iterator[Batch]) -> Iterator[Batch]:
+def _start(loader: DataLoader[Any]) -> Any:
+    """The iterator of `loader` with its processes."""
+    iterator: Any = _MultiProcessingDataLoaderIter.__new__(_MultiProcessingDataLoaderIter)
+    try:
+        iterator.__init__(loader)
+    except OSError as error:
+        iterator._shutdown = True  # or else its destructor fails on what it has not made
+        for worker in getattr(iterator, "_workers", ()):
+            worker.kill()
+        raise _failed("could not be started", os.strerror(error.errno or 0)) from error
+    return iterator
+
+
+def _read(iterator: Any) -> Iterator[Batch]:
     try:
         yield from iterator
     except (ConnectionError, EOFError) as error:
         # It died while it handed over a batch, before torch noticed.
-        raise _worker_died(f"DataLoader worker exited unexpectedly: {error}") from error
+        raise _worker_died(iterator._workers, error) from error
     except (UserError, OSError) as error:
         # The error of a worker contains its traceback, which ends in `module.Class: message`.
         lines = str(error).strip().splitlines()
@@ -67,17 +96,27 @@ def _read(iterator: Iterator[Batch]) -> Iterator[Batch]:
         raise TrainingError(f"a batch could not be read: {reason}") from error
 
 
-def _worker_died(message: str) -> TrainingError:
+def _worker_died(workers: Sequence[Any], error: Exception) -> TrainingError:
+    """By the exit status of the first that did: a signal, or an `errno` (see `_start_worker`)."""
+    multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5)
+    status = next((worker.exitcode for worker in workers if worker.exitcode), 0)
+    cause = signal.Signals(-status).name if status < 0 else os.strerror(status)
+    return _failed("died", cause if status not in (0, 1) else str(error))
+
+
+def _failed(what: str, cause: str) -> TrainingError:
+    cure = f", or {_CURES[cause]}" if cause in _CURES else ""
     return TrainingError(
-        message.partition("\n")[0].rstrip(". :")
-        + "; if memory or /dev/shm ran out, lower data.workers; what was written before is intact"
+        f"a process that prepares batches {what} ({cause}); use data.workers=0 or fewer{cure}; "
+        "what was written before is intact"
     )
 
 
 def _shut_down(iterator: Any, at_once: bool) -> None:
     """End the workers; at exit Python would wait forever for one that hangs."""
     # Otherwise torch's handler takes their end for a failure.
-    watch = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sigchld = getattr(signal, "SIGCHLD", None)  # not on Windows
+    watch = signal.signal(sigchld, signal.SIG_DFL) if sigchld else None
     try:
         for worker in iterator._workers if at_once else ():
             worker.kill()
@@ -85,13 +124,22 @@ def _shut_down(iterator: Any, at_once: bool) -> None:
         for worker in iterator._workers:
             worker.kill()
     finally:
-        signal.signal(signal.SIGCHLD, watch or signal.SIG_DFL)
+        if sigchld:
+            signal.signal(sigchld, watch or signal.SIG_DFL)
 
 
 def _start_worker(_: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # By default a batch that cannot be handed over is an error on standard error, and the main
-    # process waits for it forever. Now it ends the worker.
+    # process waits for it forever. Now it ends the worker, whose exit status is the `errno`.
     queue: Any = multiprocessing.queues.Queue
-    queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))
+    queue._on_queue_feeder_error = staticmethod(lambda error, batch: _end_worker(error))
+    # The thread that hands over descriptors reports its errors here.
+    sys.excepthook = lambda _, error, __: _end_worker(error)
+
+
+def _end_worker(error: BaseException) -> None:
+    # torch's own errors name the `errno` at their end: "... No space left on device (28)".
+    found = re.search(r"\((\d+)\)\s*$", str(error))
+    os._exit(getattr(error, "errno", None) or (int(found[1]) if found else 1))

@@ -6,10 +6,12 @@ import errno
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,13 +42,26 @@ def fail_to_read(error: Exception) -> Patch:
     return at_call(VQADataset, "__getitem__", 2, fail)
 
 
-def full_shm() -> None:
-    """As torch fails if /dev/shm has no room for a tensor of a batch."""
+def fail_to_share(reason: str) -> Patch:
+    """As torch fails if a tensor of a batch cannot be put into shared memory."""
 
     def share(self: Any, *_: Any) -> Any:
-        raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+        raise RuntimeError(f"unable to write to file </torch_1_2_3>: {reason}")
 
-    torch.UntypedStorage._share_fd_cpu_ = share  # type: ignore[method-assign]
+    def patch() -> None:
+        torch.UntypedStorage._share_fd_cpu_ = share  # type: ignore[method-assign]
+
+    return patch
+
+
+def few_descriptors(more: int) -> Patch:
+    """As under `ulimit -n`: `more` than are open when a run's first batch is about to be read."""
+
+    def limit() -> None:
+        soft = len([*Path("/proc/self/fd").iterdir()]) - 1 + more
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+
+    return at_call(Trainer, "_train_epoch", 1, limit)
 
 
 def break_off_a_batch() -> None:
@@ -60,20 +75,47 @@ def break_off_a_batch() -> None:
 
 INPUT_OUTPUT = OSError(errno.EIO, "Input/output error")
 READ = r"a batch could not be read: \[Errno 5\] Input/output error$"
-# Which of the two torch says depends on what it was doing at that moment.
-DIED = r"DataLoader worker .*(killed by|exited unexpectedly).*; if memory or /dev/shm ran out"
+DIED = (
+    r"a process that prepares batches died \({}\); use data.workers=0 or fewer{}; what was written"
+)
+DESCRIPTORS = r", or raise the limit on open files \(ulimit -n\)"
+SHM = r", or enlarge /dev/shm \(docker run --shm-size=8g\)"
+KILLED = DIED.format("SIGKILL", ", or free memory")
 FAILURES: dict[str, tuple[Patch, int, int, str]] = {
     # name: (failure, workers, exit status, message)
-    "killed": (at_call(Trainer, "update", 8, kill_a_worker(signal.SIGKILL)), 2, 1, DIED),
-    "bus_error": (at_call(Trainer, "update", 8, kill_a_worker(signal.SIGBUS)), 2, 1, DIED),
+    "killed": (at_call(Trainer, "update", 8, kill_a_worker(signal.SIGKILL)), 2, 1, KILLED),
+    "bus_error": (
+        at_call(Trainer, "update", 8, kill_a_worker(signal.SIGBUS)),
+        2,
+        1,
+        DIED.format("SIGBUS", SHM),
+    ),
     "in_an_evaluation": (
         at_call(torch.Tensor, "topk", 2, kill_a_worker(signal.SIGKILL)),
         2,
         1,
-        DIED,
+        KILLED,
     ),
-    "handing_over": (break_off_a_batch, 2, 1, DIED),
-    "shm_full": (full_shm, 2, 1, DIED),
+    "handing_over": (break_off_a_batch, 2, 1, DIED.format(".*", "")),
+    "shm_full": (
+        fail_to_share("No space left on device (28)"),
+        2,
+        1,
+        DIED.format("No space left on device", SHM),
+    ),
+    "descriptors": (
+        fail_to_share("Too many open files (24)"),
+        2,
+        1,
+        DIED.format("Too many open files", DESCRIPTORS),
+    ),
+    "few_descriptors": (few_descriptors(14), 2, 1, DIED.format("Too many open files", DESCRIPTORS)),
+    "no_descriptors": (
+        few_descriptors(4),
+        2,
+        1,
+        r".* could not be started \(Too many open files\); ",
+    ),
     "disk": (fail_to_read(INPUT_OUTPUT), 0, 1, READ),
     "disk_in_a_worker": (fail_to_read(INPUT_OUTPUT), 2, 1, READ),
     "data": (fail_to_read(DataError("x.h5: bad row")), 2, 2, r"x.h5: bad row$"),
