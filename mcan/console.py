@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import ArgumentTypeError
@@ -57,6 +58,11 @@ def align(rows: Sequence[Sequence[str]]) -> str:
         "  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
         for first, *cells in rows
     )
+
+
+def expand_home(path: str) -> str:
+    """`path` with `~` or `~name` at its start replaced, if there is such a user."""
+    return os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises for an unknown user)
 
 
 def natural(text: str, least: int = 0) -> int:

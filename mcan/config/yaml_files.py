@@ -14,12 +14,15 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 import yaml
 
+from mcan.console import expand_home
 from mcan.errors import ConfigError
 from mcan.section import Section, inner_sections, show
 
 Keys: TypeAlias = tuple[str | int, ...]
 
 _TAG = "tag:yaml.org,2002:"
+MOST_VALUES = 100_000
+"""In a YAML file; a config has about a hundred."""
 
 
 class Place(NamedTuple):
@@ -110,6 +113,18 @@ class _Loader(yaml.SafeLoader):
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))  # 010 is ten
 
 
+def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Values in `node` once aliases are replaced: a few lines of aliases can stand for billions."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # of an alias inside its own anchor, which is refused later
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [
+            each for child in children for each in (child if isinstance(child, tuple) else [child])
+        ]
+        sizes[id(node)] += sum(_expanded_size(part, sizes) for part in parts)
+    return sizes[id(node)]
+
+
 def _problem(node: yaml.Node, reason: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=reason, problem_mark=node.start_mark)
 
@@ -145,7 +160,14 @@ def parse(text: str, place: Place, keys: Keys = ()) -> Any:
     try:
         loader = _Loader(text)
         loader.source = place
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded_size(node, {}) > MOST_VALUES:
+            raise _problem(
+                node, f"it has more than {MOST_VALUES:,} values once its aliases are replaced"
+            )
+        return loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         place = place.on_line(text.count("\n", 0, error.position) + 1)
         reason = f"the character U+{ord(text[error.position]):04X} is not allowed"
@@ -227,7 +249,7 @@ def read_file(
         allowed = "a path or a list of paths, relative to this file"
         raise config_error(where, f"_base_ is {show(bases)}; it must be {allowed}")
     above = [*above, place.file]
-    layers = [read_file(path.parent / base, section, where, above) for base in paths]
+    layers = [read_file(path.parent / expand_home(base), section, where, above) for base in paths]
     merged: dict[str, Any] = {}
     for layer in [*layers, stated]:
         merged = merge(merged, layer, section)
