@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
-from mcan.console import message
+from mcan.console import expand_home, message
 
 
 class UserError(Exception):
@@ -44,11 +48,18 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry point: its status is the exit status.
 
     A `UserError` or an `OSError` (a full disk, a missing permission) is one line and no traceback.
+    `~` in an argument, also after `key=`, is the home folder, which shells replace in some places.
     """
+    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, stream) is None:  # closed by the caller; a file must not take its number
+            setattr(sys, stream, Path(os.devnull).open(mode))  # noqa: SIM115
+    for index, argument in enumerate(sys.argv[1:], 1):
+        key = re.match(r"([\w.-]+=)?", argument)[0]  # type: ignore[index]
+        sys.argv[index] = key + expand_home(argument.removeprefix(key))
     text = None
     try:
         status = main()
-        print(end="", flush=True)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         message("interrupted")
         status = 130
@@ -57,6 +68,8 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         status = 1
     except (UserError, OSError) as error:
         text, status = f"error: {error}", getattr(error, "exit_code", 2)
+        if getattr(error, "errno", None) == errno.EMFILE:
+            text += "; raise the limit on open files (ulimit -n)"
     if text is not None:  # printed now that the progress bars of failed readers are gone
         message(text)
     raise SystemExit(status or 0)
