@@ -15,18 +15,22 @@ from mcan.build import (
     open_stores,
     predict_over_processes,
     restore_model,
+    unknown_stores,
 )
 from mcan.config import Config, config_from_dict, flatten
+from mcan.console import positive
 from mcan.data.prepared import Prepared
-from mcan.engine.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from mcan.engine.processes import Processes, processes
-from mcan.errors import RunError, command
+from mcan.engine.checkpoint import Checkpoint, open_checkpoint
+from mcan.engine.processes import Processes, explain_memory, processes
+from mcan.errors import DataError, RunError, command
 from mcan.evaluation.results import (
     METRICS_FILE,
     PREDICTIONS_FILE,
     Scorer,
     accuracy_table,
+    list_mistakes,
     prediction_entries,
+    question_details,
     submission,
 )
 from mcan.files import refuse_existing, save_text
@@ -77,6 +81,17 @@ def parse() -> argparse.Namespace:
         help=f"also write the first {TOP} answers with their probabilities",
     )
     parser.add_argument(
+        "--full",
+        action="store_true",
+        help="also write question, image, human answers and score of each question",
+    )
+    parser.add_argument(
+        "--worst",
+        type=positive,
+        metavar="N",
+        help="print the N mistakes (score 0) with the highest probability",
+    )
+    parser.add_argument(
         "--submission",
         type=Path,
         metavar="FILE.json",
@@ -101,9 +116,7 @@ def main() -> None:
         raise RunError("name at least one run folder or checkpoint")
     if len(targets) > 1 and args.output is None:
         raise RunError("an ensemble belongs to no run; name a folder with --output")
-    members = [
-        load_checkpoint(find_checkpoint(Path(target), args.checkpoint)) for target in targets
-    ]
+    members = [open_checkpoint(Path(target), args.checkpoint) for target in targets]
     # How the run was trained says nothing about the device that it is evaluated on.
     settings = ["train.rows=auto", "train.compile=false", *overrides]
     configs = [config_from_dict(m.config, str(m.source), settings) for m in members]
@@ -116,7 +129,10 @@ def main() -> None:
         for name in (PREDICTIONS_FILE, METRICS_FILE):
             refuse_existing(args.output / name, "--output")
     refuse_existing(args.submission, "--submission")
-    with processes(config.train.device, config.train.deterministic) as job:
+    with (
+        processes(config.train.device, config.train.deterministic) as job,
+        explain_memory("evaluation", "use data.residency=disk or train.device=cpu"),
+    ):
         evaluate(members, configs, split, args, job)
 
 
@@ -156,6 +172,8 @@ def evaluate(
             f"WARNING: {', '.join(sources)}: trained on {seen:,} of these questions; the accuracy "
             "says nothing about new data"
         )
+    for warning in dict.fromkeys(text for m in members for text in unknown_stores(m, dataset)):
+        job.print_once(f"WARNING: {warning}")
     models = [
         restore_model(member, its, dataset).to(job.device)
         for member, its in zip(members, configs, strict=True)
@@ -169,6 +187,8 @@ def evaluate(
             asked = list(by_question_id(read_questions(args.questions), args.questions))
         # With empty answers, before the work: what the server takes depends on ids alone.
         submission([{"question_id": i, "answer": ""} for i in ids], asked, where)
+    if args.worst and not scorer.possible:
+        raise DataError(f"{dataset.splits[0].path}: has no human answers; --worst needs them")
     predictions = predict_over_processes(
         answer_probabilities(models, config.train.loss),
         dataset,
@@ -178,30 +198,38 @@ def evaluate(
     )
     if predictions is None:  # the first process reports
         return
+    scores = scorer.scores(predictions) if scorer.possible else None
     entries = prediction_entries(dataset, predictions, vocabulary.answers, args.top)
+    details = question_details(dataset, scores) if args.full or args.worst else []
     folder = args.output or default_folder(members[0], split)
-    save_text(folder / PREDICTIONS_FILE, json.dumps(entries) + "\n")
-    if scorer.possible:
-        metrics = scorer.metrics(predictions) | {
+    full = [entry | detail for entry, detail in zip(entries, details, strict=bool(details))]
+    save_text(folder / PREDICTIONS_FILE, json.dumps(full if args.full else entries) + "\n")
+    if args.submission is not None:
+        entries = submission(entries, asked, where)
+        save_text(args.submission, json.dumps(entries) + "\n")
+    if scores is not None:
+        metrics = scorer.summarise(scores) | {
             "metric": metric,
             "precision": config.evaluation.precision,
             "upper_bound": scorer.upper_bound(),
             "split": split,
+            "limit": config.data.limit,
             "checkpoints": sources,
             "steps": [member.position["step"] for member in members],
             "trained_on_questions": seen,
         }
         save_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-        print(f"{', '.join(sources)} on {split}, metric {metric}\n")
+        part = f" (first {len(dataset):,} questions: data.limit)" if config.data.limit else ""
+        print(f"{', '.join(sources)} on {split}{part}, metric {metric}\n")
         print(accuracy_table(metrics, dataset.answer_types, dataset.question_types))
         best = f"{metrics['upper_bound']:.2f} %"
         print(f"\nbest possible with {len(vocabulary.answers):,} answers: {best}")
+        if args.worst:
+            print(f"\n{list_mistakes(full, predictions, args.worst)}\n")
     else:
         print(f"{split} has no human answers, so there is no accuracy")
     print(f"written: {folder}")
     if args.submission is not None:
-        entries = submission(entries, asked, where)
-        save_text(args.submission, json.dumps(entries) + "\n")
         print(f"written: {args.submission} ({len(entries):,} answers)")
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from runs import ROOT, Lab, contents, load, make_lab, metrics_of, program, save_sealed
+from runs import ROOT, Lab, at_call, contents, load, make_lab, metrics_of, program, save_sealed
 from test_train import refused
 
 from mcan.batch import Image, Question
-from mcan.build import build_model
+from mcan.build import build_model, unknown_stores
 from mcan.config import config_from_dict
 from mcan.data.prepared import Prepared, meta_text
-from mcan.data.store import open_store
+from mcan.data.store import ImageStore, open_store
+from mcan.engine import checkpoint as checkpoints
 from mcan.files import sha256_of
 from mcan.nn.mcan import ModelSizes
 from mcan.preparation.prepared_writer import write_prepared
@@ -220,6 +224,80 @@ def test_checkpoint_moved_elsewhere(lab, tmp_path):
     assert result.out.splitlines()[-1] == f"written: predictions/{folder.name}"
 
 
+def test_features_of_another_extractor_are_reported(lab, tmp_path):
+    """Of the same ids and width; not the same features elsewhere."""
+    shutil.copy(lab.folder / "images.h5", tmp_path / "moved.h5")
+    make_synthetic(tmp_path / "other", images=10, feature_dim=6, seed=1)
+    for store, warned in (("moved.h5", False), ("other/images.h5", True)):
+        images = f"data.images=[{tmp_path}/{store}]"
+        result = lab.eval("runs/run", images, "--output", str(tmp_path / f"{warned}"))
+        assert result.status == 0, result.err
+        warning = (
+            f'WARNING: {tmp_path}/{store} (made by {{"made_up": true}}) is not what runs/run/check'
+            "points/step_00000018.pt was trained on: images.h5 (made by"
+        )
+        assert (warning in result.err) == warned
+
+
+@pytest.mark.parametrize(
+    ("provenance", "warned"),
+    [({"extractor": {"model": "a"}}, False), ({"extractor": {"model": "b"}}, True), ({}, True)],
+    ids=str,
+)
+def test_features_of_further_images(provenance, warned):
+    """Another part of what the same extractor made is not reported."""
+    trained = {"stores": {"a.h5": "1"}, "made_by": {"a.h5": '{"model": "a"}'}}
+    store = ImageStore(Path("b.h5"), "2", provenance, *(np.zeros(0) for _ in range(4)))
+    dataset = SimpleNamespace(images=SimpleNamespace(stores=[store]), grid=None)
+    checkpoint = SimpleNamespace(trained_on=[trained], source="x.pt")
+    assert bool(unknown_stores(checkpoint, dataset)) == warned
+
+
+def test_full_predictions_and_the_worst(lab):
+    """Against a recomputation of each question."""
+    assert lab.eval("runs/run", "--output", "plain").status == 0
+    result = lab.eval("runs/run", "--full", "--worst", "2", "--output", "full")
+    assert result.status == 0
+    expected = recompute(lab, lab.run("run") / "checkpoints" / "step_00000018.pt", "val")
+    split = Prepared.open(lab.folder / "prepared").split("val")
+    entries = json.loads((lab.folder / "full" / "predictions.json").read_text())
+    for row, (entry, found) in enumerate(zip(entries, expected, strict=True)):
+        assert entry == {
+            "question_id": found["question_id"],
+            "answer": found["answer"],
+            "question": split.questions[row],
+            "image_id": int(split.image_ids[split.image_index[row]]),
+            "human_answers": split.human_answers[row],
+            "score": pytest.approx(found["accuracy"] / 100),
+        }
+    wrong = [found for found in expected if not found["accuracy"]]
+    wrong.sort(key=lambda found: -found["probabilities"][found["answer"]])
+    assert f"2 of {len(wrong)} mistakes (score 0), the most probable first" in result.out
+    shown = re.findall(r"^question (\d+), image \d+: ", result.out, re.MULTILINE)
+    assert [int(i) for i in shown] == [found["question_id"] for found in wrong[:2]]
+    chance = wrong[0]["probabilities"][wrong[0]["answer"]]
+    assert f'predicted "{wrong[0]["answer"]}" with probability {chance:.3f}, score' in result.out
+    plain, full = written(lab.folder / "plain"), written(lab.folder / "full")
+    assert plain["metrics"] == full["metrics"]
+
+
+def test_a_checkpoint_that_training_replaces_meanwhile_is_looked_up_again(lab, tmp_path):
+    shutil.copytree(lab.run("run"), tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "step_00000018.pt"
+    replace = at_call(
+        checkpoints, "load_checkpoint", 1, lambda: newest.rename(newest.with_stem("step_00000019"))
+    )
+    output = tmp_path / "out"
+    result = lab.eval(str(tmp_path / "run"), "--output", str(output), patch=replace)
+    assert result.status == 0, result.err
+    assert "step_00000019.pt" in (output / "metrics.json").read_text()
+    newest = newest.with_stem("step_00000019")
+    newest.rename(tmp_path / "moved.pt")
+    gone = at_call(checkpoints, "load_checkpoint", 1, (tmp_path / "moved.pt").unlink)
+    (line,) = lab.eval(str(tmp_path / "moved.pt"), patch=gone).errors()
+    assert line == f"error: {tmp_path}/moved.pt: no such checkpoint"
+
+
 OTHER: dict[str, Any] = {"dataset": "other", "metric": "vqa", "sources": {}}
 
 
@@ -304,6 +382,10 @@ def broken(lab) -> Path:
 
 CASES = [
     # (arguments, message)
+    (
+        "runs/run --split test --worst 2 data.prepared=unanswered",
+        r"test.h5: has no human answers; --w",
+    ),
     ("nowhere", r"nowhere: neither a checkpoint nor a run folder with a last ch"),
     ("broken/folder", r"broken/folder: neither a checkpoint nor a run folder"),
     ("broken/text.pt", r"broken/text.pt: not a checkpoint of train.py, or damaged"),

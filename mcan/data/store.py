@@ -79,6 +79,15 @@ class ImageStore:
         """`regions` (feature rows, one or more per image) or `pixels` (one row per image)."""
         return "pixels" if self.rows.ndim == 4 else "regions"
 
+    @property
+    def made_by(self) -> str:
+        """What made the features: settings of the extractor, the formats that were imported, or
+        the command; equal for the shards of one extraction."""
+        formats = sorted({source["format"] for source in self.provenance.get("sources", [])})
+        how = self.provenance.get("extractor") or formats or self.provenance.get("command")
+        how = how or self.provenance or "unknown"
+        return how if isinstance(how, str) else json.dumps(how, sort_keys=True)
+
     def image(self, index: int) -> tuple[Any, Any, Any]:
         """Rows, boxes and grid shape of an image; None for what the store does not have."""
         where = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
@@ -118,9 +127,10 @@ class ImageStore:
         message(f"reading {self.path} into the memory of {target} ({size})")
         try:
             rows = torch.tensor(source, device=target)
-        except (MemoryError, RuntimeError) as error:  # includes torch.OutOfMemoryError
+        except (RuntimeError, MemoryError) as error:  # includes torch.OutOfMemoryError
             raise DataError(
-                f"{self.path}: {size} do not fit into the memory of {target}; use residency: disk"
+                f"{self.path}: {size} do not fit into the memory of {target}; use "
+                "data.residency=disk"
             ) from error
         self.rows = rows if residency == "device" else rows.numpy()  # numpy joins rows faster
         return self

@@ -5,18 +5,20 @@ N questions, A answers of the vocabulary, k answers kept per question.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mcan.console import align
-from mcan.data.arrays import Id
+from mcan.data.arrays import Id, array_to_ids
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Categories
 from mcan.data.records import read_records
 from mcan.errors import DataError, shorten
 from mcan.evaluation.metrics import (
+    Accuracies,
     accuracies,
     percentage,
     rows_by_type,
@@ -24,6 +26,7 @@ from mcan.evaluation.metrics import (
     upper_bound,
 )
 from mcan.evaluation.predict import Predictions
+from mcan.section import show
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"
@@ -42,10 +45,16 @@ class Scorer:
     def _human_answers(self) -> list[list[str]]:
         return [answers for split in self._dataset.splits for answers in split.human_answers]
 
+    def scores(self, predictions: Predictions) -> Accuracies:
+        """(N,) the accuracy of each prediction, 0 to 1."""
+        answers = [self._vocabulary[index] for index in predictions.answers[:, 0].tolist()]
+        return accuracies(self._metric, answers, self._human_answers)
+
     def metrics(self, predictions: Predictions) -> dict[str, Any]:
         """Accuracies in percent: n, overall, per_answer_type, per_question_type."""
-        answers = [self._vocabulary[index] for index in predictions.answers[:, 0].tolist()]
-        scores = accuracies(self._metric, answers, self._human_answers)
+        return self.summarise(self.scores(predictions))
+
+    def summarise(self, scores: Accuracies) -> dict[str, Any]:
         return summarise_scores(scores, self._dataset.answer_types, self._dataset.question_types)
 
     def upper_bound(self) -> float:
@@ -71,6 +80,49 @@ def prediction_entries(
             entry["top"] = [{"answer": name, "probability": value} for name, value in pairs]
         entries.append(entry)
     return entries
+
+
+def question_details(dataset: VQADataset, scores: Accuracies | None) -> list[dict[str, Any]]:
+    """[{question, image_id, human_answers, score}] of each question; score from 0 to 1, or None."""
+    details: list[dict[str, Any]] = []
+    for split in dataset.splits:
+        images = array_to_ids(split.image_ids[split.image_index])
+        for image, question, answers in zip(
+            images, split.questions, split.human_answers, strict=True
+        ):
+            score = None if scores is None else float(scores[len(details)])
+            details.append(
+                {
+                    "question": question,
+                    "image_id": image,
+                    "human_answers": answers,
+                    "score": score,
+                }
+            )
+    return details
+
+
+def list_mistakes(
+    entries: Sequence[Mapping[str, Any]], predictions: Predictions, count: int
+) -> str:
+    """The `count` answers of score 0 with the highest probability, as text.
+
+    An entry holds what `prediction_entries` and `question_details` say of a question.
+    """
+    chances = predictions.probabilities[:, 0].tolist()
+    wrong = [row for row, entry in enumerate(entries) if entry["score"] == 0]
+    chosen = sorted(wrong, key=lambda row: -chances[row])[:count]
+    lines = [f"{len(chosen):,} of {len(wrong):,} mistakes (score 0), the most probable first"]
+    for row in chosen:
+        entry = entries[row]
+        given = Counter(entry["human_answers"]).most_common()
+        answers = ", ".join(f"{show(text)} x {number}" for text, number in given)
+        lines.append(
+            f"\nquestion {entry['question_id']}, image {entry['image_id']}: {entry['question']}\n"
+            f"  predicted {show(entry['answer'])} with probability {chances[row]:.3f}, score 0.00\n"
+            f"  answers   {answers}"
+        )
+    return "\n".join(lines)
 
 
 def read_results(path: Path, question_ids: Sequence[Id], where: str) -> list[str]:
