@@ -13,6 +13,7 @@ from mcan.build import (
     build_evaluator,
     build_model,
     check_fits,
+    count_shared,
     entry,
     model_sizes,
     open_dataset,
@@ -25,10 +26,10 @@ from mcan.build import (
 )
 from mcan.config import Config, dump_config, load_config
 from mcan.data.prepared import Prepared
-from mcan.engine.checkpoint import Checkpoint, load_checkpoint
-from mcan.engine.processes import Processes, StopRequest, processes, stop_on_signals
+from mcan.engine.checkpoint import Checkpoint, Position, load_checkpoint
+from mcan.engine.processes import Processes, StopRequest, explain_memory, processes, stop_on_signals
 from mcan.engine.run_folder import RunFolder, check_resumable, checkpoint_to_resume
-from mcan.engine.trainer import Trainer
+from mcan.engine.trainer import Trainer, finished
 from mcan.errors import command
 
 
@@ -66,12 +67,15 @@ def main() -> int:
             lambda: checkpoint_to_resume(run, config, args.resume, job.device)
         )
         checkpoint = load_checkpoint(path) if path is not None else None
-        if checkpoint is not None and checkpoint.position["epoch"] >= options.epochs:
-            job.print_once(f"{run.path}: finished after {options.epochs} epochs; nothing to resume")
+        if checkpoint is not None and finished(
+            position := Position(**checkpoint.position), options
+        ):
+            job.print_once(f"{run.path}: finished after {position.step} steps; nothing to resume")
             return 0
-        finished = train(config, run, checkpoint, job, stop)
-        if finished:
-            job.print_once(f"finished; evaluate with: python eval.py {run.path}")
+        with explain_memory("training", "use data.residency=disk or a smaller model"):
+            complete = train(config, run, checkpoint, job, stop)
+        if complete:
+            job.print_once(f"finished; evaluate with: python eval.py {shlex.quote(str(run.path))}")
             return 0
         arguments = shlex.join([args.config, *args.overrides])
         job.print_once(f"stopped; continue with: python train.py {arguments} --resume")
@@ -97,6 +101,8 @@ def train(
     counts, warnings = preflight(dataset)
     for warning in warnings:
         job.print_once(f"warning: {warning}")
+    if config.data.limit is not None:
+        counts += f" (data.limit: the first {config.data.limit:,} of each split)"
     evaluate, lengths = None, padded_lengths(config, dataset)
     if config.data.evaluate is not None:
         held_out = open_dataset(config, prepared, [config.data.evaluate], stores)
@@ -104,7 +110,14 @@ def train(
         for warning in unknown_word_warnings(held_out):
             job.print_once(f"warning: {warning}")
         metric = config.evaluation.metric or prepared.metric
-        evaluate = build_evaluator(held_out, metric, prepared.vocabulary, config, job, lengths)
+        if shared := count_shared(dataset.splits, held_out.splits[0]):
+            job.print_once(
+                f"WARNING: data.train holds {shared:,} of the {len(held_out):,} questions of "
+                f"data.evaluate ({config.data.evaluate}); the accuracy says nothing about new data"
+            )
+        evaluate = build_evaluator(
+            held_out, metric, prepared.vocabulary, config, job, lengths, shared
+        )
 
     torch.manual_seed(config.seed)
     sizes = model_sizes(prepared.vocabulary, dataset)
@@ -117,12 +130,13 @@ def train(
     enter = entry(config, job.device, config.train.precision, lengths)
     trainer = Trainer(config, model, dataset, metadata, run, job, enter, evaluate, checkpoint)
     # Only now, so that a mistake in the config or the data leaves no folder behind.
-    written = checkpoint.metrics_bytes if checkpoint else 0
+    written = checkpoint.metrics_bytes if checkpoint else None
     job.run_on_first(lambda: run.start(dump_config(config), written))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     job.print_once(
         f"{run.path}: {counts}, {parameters:,} parameters, "
         f"{trainer.epoch_steps:,} steps per epoch on {job.device} x {job.world}"
+        + (f", {limit:,} steps at most" if (limit := config.train.max_steps) else "")
         + (f"\n{coverage}" if coverage else "")
     )
     return trainer.fit(stop)

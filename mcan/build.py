@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
-from mcan.config import Config
+from mcan.config import Config, flatten
 from mcan.config.schema import ModelConfig
 from mcan.console import message
 from mcan.data.arrays import Id, Ids, Index, array_to_ids, first_duplicate
@@ -22,18 +22,23 @@ from mcan.data.prepared import Prepared, Split, encode_questions
 from mcan.data.store import ImageStore, open_store
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.losses import LOSSES
-from mcan.engine.processes import Processes
+from mcan.engine.processes import Processes, explain_memory
 from mcan.engine.run_folder import resolve_rows
 from mcan.engine.trainer import Evaluate
-from mcan.errors import ConfigError, DataError, RunError
+from mcan.errors import ConfigError, DataError, RunError, shorten
 from mcan.evaluation.predict import Predictions, Score, predict
 from mcan.evaluation.results import Scorer
 from mcan.nn.cascade import MCA_LAYERS, Cascade, UnitSizes
 from mcan.nn.encoders import ConvStem, ImageEncoder, QuestionEncoder
 from mcan.nn.mcan import MCAN, AttentionalReduction, ModelSizes
+from mcan.section import show
 from mcan.text.vocabulary import UNK, Vocabulary, unknown_words_warning
 from mcan.text.word_vectors import embedding_matrix, read_word_vectors
 
+_LESS_MEMORY = (
+    "lower evaluation.batch_size; evaluation.precision=bf16 and data.residency=disk also save "
+    "memory"
+)
 Stores = tuple[list[ImageStore], list[ImageStore]]
 """The stores of `data.images` and of `data.grid`."""
 
@@ -65,10 +70,12 @@ def open_dataset(
 ) -> VQADataset:
     """The splits `names` of `prepared` as one dataset.
 
-    With another vocabulary than that of `prepared`, the questions are re-encoded and there are no
-    targets.
+    `data.limit` cuts every split. With another vocabulary than that of `prepared`, the questions
+    are re-encoded and there are no targets.
     """
     splits = [prepared.split(name) for name in names]
+    if (limit := config.data.limit) is not None:
+        splits = [split.first(limit) for split in splits]
     if vocabulary is not None and vocabulary.digest != prepared.vocabulary.digest:
         splits = [reencode(split, vocabulary) for split in splits]
     return VQADataset(splits, *stores, config.data.max_tokens)
@@ -84,7 +91,7 @@ def reencode(split: Split, vocabulary: Vocabulary) -> Split:
         "target_score": np.zeros(0, np.float32),
         "target_offsets": np.zeros_like(tokens.offsets),
     }
-    return Split(split.path, split.digest, changed)
+    return Split(split.path, split.digest, {**split.changed, **changed})
 
 
 def check_fits(config: Config, dataset: VQADataset) -> None:
@@ -201,7 +208,7 @@ def run_metadata(
 ) -> Checkpoint:
     """What every checkpoint of a run says about it; the states are still empty."""
     groups = [group for group in (dataset.images, dataset.grid) if group is not None]
-    stores = {str(store.path): store.digest for group in groups for store in group.stores}
+    stores = [store for group in groups for store in group.stores]
     return Checkpoint(
         config=config.model_dump(mode="json"),
         vocabulary=prepared.vocabulary.to_json(),
@@ -214,7 +221,8 @@ def run_metadata(
                 "questions": len(split),
                 "digest": split.questions_digest,
                 "content": split.digest,
-                "stores": stores,
+                "stores": {str(store.path): store.digest for store in stores},
+                "made_by": {str(store.path): store.made_by for store in stores},
             }
             for split in dataset.splits
         ],
@@ -225,19 +233,41 @@ def run_metadata(
 def count_trained_on(checkpoint: Checkpoint, prepared: Prepared, split: Split) -> int:
     """How many questions of `split` the checkpoint was trained on: all or none.
 
-    All if a training split was the same file, or had the same questions about the same images. The
-    names decide only for an imported checkpoint, which does not know its questions.
+    All (with `data.limit`, those within it) if a training split was the same file, or had the same
+    questions about the same images. The names decide only for an imported checkpoint, which does
+    not know its questions.
     """
-    here = {split.digest, split.questions_digest}
-    same = any(
-        {trained["content"], trained["digest"]} & here
-        or (
-            not trained["digest"]
-            and (trained["dataset"], trained["split"]) == (prepared.dataset, split.name)
-        )
-        for trained in checkpoint.trained_on
-    )
-    return len(split) if same else 0
+    here, name = {split.digest, split.questions_digest}, (prepared.dataset, split.name)
+    counts = [0]
+    for trained in checkpoint.trained_on:
+        if {trained["content"], trained["digest"]} & here:
+            counts.append(min(trained["questions"], len(split)))
+        elif not trained["digest"] and (trained["dataset"], trained["split"]) == name:
+            counts.append(len(split))
+    return max(counts)
+
+
+def unknown_stores(checkpoint: Checkpoint, dataset: VQADataset) -> list[str]:
+    """A sentence for each image store that the checkpoint was not trained on.
+
+    None for another part of what the same extractor made, such as a test set's features.
+    """
+    paths: dict[str, str] = {}
+    digests: set[str] = set()
+    for trained in checkpoint.trained_on:
+        paths |= dict.fromkeys(trained.get("stores", {}), "unknown")
+        paths |= trained.get("made_by", {})
+        digests |= {*trained.get("stores", {}).values()}
+    known = ", ".join(f"{path} (made by {how[:200]})" for path, how in paths.items())
+    groups = [group for group in (dataset.images, dataset.grid) if group is not None]
+    return [
+        f"{store.path} (made by {store.made_by[:200]}) is not what {checkpoint.source} was trained "
+        f"on: {known}; with features of another extractor, the accuracy means nothing"
+        for group in groups
+        for store in group.stores
+        if paths and store.digest not in digests
+        if "extractor" not in store.provenance or store.made_by not in paths.values()
+    ]
 
 
 def count_shared(training: Sequence[Split], split: Split) -> int:
@@ -335,7 +365,10 @@ def predict_over_processes(
     device, options = processes.device, config.evaluation
     batch_size = options.batch_size or (64 if device.type == "cpu" else 256)
     # Around all batches, so that autocast rounds the weights once and not for each of them.
-    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+    with (
+        explain_memory(f"evaluation in batches of {batch_size}", _LESS_MEMORY),
+        torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"),
+    ):
         part = predict(
             score,
             dataset,
@@ -360,13 +393,24 @@ def build_evaluator(
     config: Config,
     processes: Processes,
     lengths: PaddedLengths | None = None,
+    trained_on: int = 0,
 ) -> Evaluate:
-    """A function from a model to its metrics on `dataset`, which leaves it in evaluation mode."""
+    """A function from a model to its metrics on `dataset`, which leaves it in evaluation mode.
+
+    The metrics say on how many of the questions the model is trained (`trained_on`).
+    """
     scorer = Scorer(dataset, metric, vocabulary.answers)
     if not scorer.possible:
         raise DataError(
             f"{dataset.splits[0].path}: some questions have no human answers, so the split cannot "
             "be scored; choose another data.evaluate"
+        )
+    numbers = flatten(scorer.summarise(np.zeros(len(dataset))))
+    chosen = config.evaluation.best_by
+    if chosen not in numbers:
+        raise ConfigError(
+            f"evaluation.best_by is {show(chosen)}; for {dataset.splits[0].path} it can be "
+            f"{shorten(numbers)}"
         )
 
     def evaluate(model: nn.Module, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
@@ -374,7 +418,9 @@ def build_evaluator(
         predictions = predict_over_processes(
             score, dataset, config, processes, should_stop=should_stop, lengths=lengths
         )
-        metrics = scorer.metrics(predictions) if predictions is not None else None
+        metrics = None
+        if predictions is not None:
+            metrics = scorer.metrics(predictions) | {"trained_on_questions": trained_on}
         shared: dict[str, Any] | None = processes.broadcast(metrics)
         return shared
 

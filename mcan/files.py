@@ -61,6 +61,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def sync(path: Path) -> None:
     """Wait until a file, or what a folder lists, is on the disk."""
+    if os.name == "nt" and path.is_dir():  # which Windows cannot open
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -74,8 +74,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             "random: for trying things out",
         )
         add("--precision", choices=["float32", "bf16"], default="float32", help="of the network")
-        gpu = "cuda" if torch.cuda.is_available() else "cpu"
-        add("--device", default=gpu, help="cpu, cuda, cuda:1, ...")
+        add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
         add("--batch-size", type=positive, default=8, help="images of equal shape")
     return parser.parse_args(arguments)
 
@@ -127,6 +126,8 @@ def find_images(source: Path, args: argparse.Namespace) -> Mapping[Id, ImageSour
 
 
 def usable_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(name)
         torch.zeros(1, device=found)

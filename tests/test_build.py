@@ -72,7 +72,7 @@ def test_trained_on_means_the_same_images_and_questions(tmp_path):
         prepared = Prepared.open(tmp_path / folder)
         opened |= {f"{folder}/{name}": prepared.split(name) for name in splits}
     train = opened["mine/train"]
-    names = {"dataset": "custom", "split": "train"}
+    names = {"dataset": "custom", "split": "train", "questions": 4}
     ours = {**names, "digest": train.questions_digest, "content": train.digest}
     imported = {**names, "digest": "", "content": ""}
 
@@ -173,6 +173,7 @@ def test_a_checkpoint_describes_its_run(lab):
         "digest": split.questions_digest,
         "content": split.digest,
         "stores": {str(lab.data.images): open_store(lab.data.images).digest},
+        "made_by": {str(lab.data.images): '{"made_up": true}'},
     }
     both = checkpoint_of(config_of(lab, f"data.grid=[{lab.data.grid}]")).trained_on[0]["stores"]
     assert both.keys() == {str(lab.data.images), str(lab.data.grid)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from runs import program
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mcan"
@@ -46,6 +48,29 @@ def test_imports_follow_the_table(path):
             names = [node.module or ""]
         for imported in (name.split(".")[1] for name in names if name.startswith("mcan.")):
             assert imported in TABLE[name_of(path)], f"line {node.lineno}"
+
+
+WINDOWS = """
+import importlib.util, signal, sys
+import h5py, matplotlib, torch, torchvision, torch.distributed, torch.utils.tensorboard
+for name in ("SIGCHLD", "SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2"):
+    delattr(signal, name)
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))
+for name in [name for name in sys.modules if name.partition(".")[0] in ("filelock", "tqdm")]:
+    del sys.modules[name]
+for path in sys.argv[1:]:
+    spec = importlib.util.spec_from_file_location(path, path)
+    sys.modules[path] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[path])
+"""
+
+
+def test_nothing_needs_unix_when_it_is_imported():
+    """Except benchmarks, which measure memory with `resource`."""
+    files = [ROOT / "train.py", ROOT / "eval.py", *(ROOT / "scripts").glob("*.py")]
+    paths = [str(path) for path in (*files, *PACKAGE.rglob("*.py")) if "benchmark" not in path.name]
+    result = program(sys.executable, "-c", WINDOWS, *paths, cwd=ROOT)
+    assert result.status == 0, result.err
 
 
 @EVERY_MODULE

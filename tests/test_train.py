@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import stat
@@ -29,7 +30,9 @@ from runs import (
     save_sealed,
 )
 
+import mcan.build
 from mcan.config import load_config
+from mcan.data.prepared import Prepared
 from mcan.engine.trainer import Trainer
 from mcan.preparation.synthetic import make_synthetic
 
@@ -190,18 +193,152 @@ def test_the_store_may_move(lab):
     assert result.status == 0, result.err
 
 
-def test_a_damaged_checkpoint_is_named_and_without_it_an_older_one_taken(lab):
+@pytest.mark.parametrize(("damaged", "intact"), [((12,), 10), ((12, 10), 6)])
+def test_resume_takes_the_newest_intact_checkpoint(lab, damaged, intact):
+    """It says so and keeps the damaged ones; eval.py names the intact one."""
+    name, keep = f"cut_{len(damaged)}", "train.keep_last=3"
     kill = at_call(Trainer, "update", 13, die)
-    assert lab.train("cut", "train.keep_last=2", patch=kill).status == -9
-    last = lab.run("cut") / "checkpoints" / "step_00000012.pt"
-    last.write_bytes(last.read_bytes()[:-1])
-    sentence = r"cut/checkpoints/step_00000012.pt: damaged: "
-    cut = [lab.config, "name=cut", "train.keep_last=2", "--resume"]
-    refused(lab, lab.folder / "runs", cut, sentence)
-    last.unlink()
-    assert lab.execute("train", cut).status == 0
-    assert lab.train("whole", "train.keep_last=2").status == 0
-    assert_same(outcome(lab.run("cut")), outcome(lab.run("whole")))
+    assert lab.train(name, keep, patch=kill).status == -9
+    folder = lab.run(name) / "checkpoints"
+    paths = [folder / f"step_{step:08d}.pt" for step in damaged]
+    spoilt = {path: path.read_bytes()[: -1 - 5000 * n] for n, path in enumerate(paths)}
+    for path, content in spoilt.items():
+        path.write_bytes(content)
+    taken = f"runs/{name}/checkpoints/step_{intact:08d}.pt"
+    for target in (f"runs/{name}", str(paths[0])):
+        refused(lab, folder, [target], rf"12.pt: damaged: .*newest intact one is .*{taken}", "eval")
+    result = lab.resume(name, keep)
+    assert result.status == 0
+    for path, content in spoilt.items():
+        assert (folder / f"{path.name}.damaged").read_bytes() == content
+        assert f"kept as {path.name}.damaged; continuing from {taken}" in result.err
+        (folder / f"{path.name}.damaged").unlink()
+    assert lab.train(f"whole_{name}", keep).status == 0
+    assert_same(outcome(lab.run(name)), outcome(lab.run(f"whole_{name}")))
+
+
+def test_a_run_without_a_checkpoint_leaves_its_name_free(lab):
+    """Whatever ended it; but not if it wrote checkpoints that are gone, or is still running."""
+    for end in (die, lambda: 1 / 0):
+        assert lab.train(
+            "early", "optimizer.lr=0.1", patch=at_call(Trainer, "update", 5, end)
+        ).status
+    with FileLock(lab.run("early") / ".lock"):
+        assert "another process is training this run" in lab.train("early").errors()[0]
+    result = lab.train("early")
+    assert result.status == 0
+    assert "runs/early: stopped before its first checkpoint; it starts from the begin" in result.err
+    assert lab.train("not_early").status == 0
+    assert_same(outcome(lab.run("early")), outcome(lab.run("not_early")))
+    assert load_config(lab.run("early") / "config.yaml").optimizer.lr == 0.003
+    for path in (lab.run("early") / "checkpoints").iterdir():
+        path.unlink()
+    refused(lab, lab.run("early"), [lab.config, "name=early"], r"this run exists; continue it with")
+
+
+def test_resume_over_edited_code_is_a_warning(lab):
+    shutil.copytree(lab.run("small"), lab.run("edited"))
+    log = lab.run("edited") / "environment.jsonl"
+    (line,) = map(json.loads, log.read_text().splitlines())
+    log.write_text(json.dumps(line | {"code": "0123456789ab"}) + "\n")
+    result = lab.resume("edited")
+    assert result.status == 0
+    sentence = (
+        f"edited: trained so far by other code (0123456789ab; now {line['code']}), so the res"
+    )
+    assert sentence in result.err
+    codes = [json.loads(line)["code"] for line in log.read_text().splitlines()]
+    assert codes == ["0123456789ab", line["code"]]
+
+
+@pytest.mark.parametrize("steps", [10, 12])
+def test_max_steps_is_the_beginning_of_the_whole_run(lab, steps):
+    """Inside an epoch and at its end; killed in the last evaluation and resumed."""
+    name, most = f"most_{steps}", f"train.max_steps={steps}"
+    assert lab.train("all", "train.keep_last=9", "train.checkpoint_every=2").status in (0, 2)
+    kill = at_call(mcan.build, "predict", 2, die)
+    assert lab.train(name, most, "train.checkpoint_every=1", patch=kill).status == -9
+    assert lab.resume(name, most).status == 0
+    found, whole = (
+        load(lab.run(n) / "checkpoints" / f"step_{steps:08d}.pt") for n in (name, "all")
+    )
+    assert_same(found["model"], whole["model"])
+    lines = [line for line in metrics_of(lab.run(name)) if line["kind"] == "evaluation"]
+    assert [line["step"] for line in lines] == [6, steps]
+    assert f"finished after {steps} steps; nothing to resume" in lab.resume(name, most).err
+
+
+def test_limit_reads_the_first_questions(lab):
+    """As if the splits had no others."""
+    result = lab.train("part", "data.limit=9")
+    assert result.status == 0
+    assert "9 questions on " in result.err
+    assert "(data.limit: the first 9 of each split)" in result.err
+    full = Prepared.open(lab.folder / "prepared").split("train")
+    part = full.first(9)
+    assert len(part) == 9
+    for name in ("tokens", "questions", "target_answers", "target_scores", "human_answers"):
+        found, expected = getattr(part, name), getattr(full, name)
+        assert [list(item) for item in found] == [list(expected[row]) for row in range(9)]
+    assert part.question_ids.tolist() == full.question_ids[:9].tolist()
+    assert part.answer_types.codes.tolist() == full.answer_types.codes[:9].tolist()
+    assert len(pickle.loads(pickle.dumps(part))) == 9
+    assert {line["n"] for line in metrics_of(lab.run("part")) if "n" in line} == {9}
+    assert lab.eval("runs/part", "--split", "train", "--output", "part").status == 0
+    metrics = json.loads((lab.folder / "part" / "metrics.json").read_text())
+    assert (metrics["n"], metrics["limit"], metrics["trained_on_questions"]) == (9, 9, 9)
+
+
+def test_the_best_checkpoint_by_another_number(lab):
+    key = "per_answer_type.yes/no"
+    assert lab.train("by", f"evaluation.best_by={key}", "train.epochs=6").status == 0
+    lines = [line for line in metrics_of(lab.run("by")) if line["kind"] == "evaluation"]
+    best = max(lines, key=lambda line: (line["per_answer_type"]["yes/no"], -line["step"]))
+    assert load(lab.run("by") / "checkpoints" / "best.pt")["position"]["step"] == best["step"]
+    by = ["name=new", "evaluation.best_by=per_answer_type.colour"]
+    sentence = (
+        r'best_by is "per_answer_type.colour"; for prepared/val.h5 it can be n, overall, per_'
+    )
+    refused(lab, lab.folder / "runs", [lab.config, *by], sentence)
+
+
+def test_training_on_the_evaluated_questions_is_reported(lab):
+    result = lab.train("leak", "data.train=[train, val]", "train.epochs=1")
+    assert "WARNING: data.train holds 11 of the 11 questions of data.evaluate (val); " in result.err
+    (line,) = [line for line in metrics_of(lab.run("leak")) if line["kind"] == "evaluation"]
+    assert line["trained_on_questions"] == 11
+    assert lab.train("no_leak", "train.epochs=1").err.count("WARNING") == 0
+
+
+def test_home_folder_in_paths(lab, tmp_path):
+    """In the config, its base, and arguments; a file that begins with ~ is not meant."""
+    home = tmp_path / "home"
+    shutil.copytree(lab.folder / "prepared", home / "prepared")
+    shutil.copy(lab.folder / "images.h5", home)
+    shutil.copy(lab.folder / "config.yaml", home / "base.yaml")
+    text = "_base_: ~/base.yaml\nname: home\nruns: ~/runs\ndata: {prepared: ~/prepared}\n"
+    (lab.folder / "home.yaml").write_text(text)
+
+    def patch() -> None:
+        os.environ["HOME"] = str(home)
+
+    args = ["home.yaml", "data.images=[~/images.h5]", "train.max_steps=1"]
+    assert lab.execute("train", args, patch).status == 0
+    assert lab.eval("~/runs/home", "--output=~/out", patch=patch).status == 0
+    assert not list(lab.folder.glob("~*"))
+    assert {path.name for path in home.iterdir()} >= {"runs", "out"}
+
+
+OUTPUTS = ["2>&1 | head -1", "> /dev/full 2>&1", "2>&-", ">&- 2>&- <&-"]
+
+
+@pytest.mark.parametrize("where", OUTPUTS)
+def test_output_that_cannot_be_written(lab, tmp_path, where):
+    args = f"{lab.folder}/config.yaml data.prepared={lab.folder}/prepared train.max_steps=7"
+    images = f"data.images=[{lab.folder}/images.h5]"
+    script = f"set -o pipefail; {sys.executable} {ROOT}/train.py {args} {images} {where}"
+    assert program("bash", "-c", script, cwd=tmp_path).status == 0
+    assert list((tmp_path / "runs" / "small" / "checkpoints").glob("step_00000007.pt"))
 
 
 def test_existing_run(lab):
@@ -263,6 +400,11 @@ CONFIGS = [
     # (overrides, message)
     ("train.epoch=3", r"command line: train.epoch is not a key"),
     ("train.device=cuda", r"train.device is cuda, but torch sees no CUDA device; use cpu or auto"),
+    ("train.device=cuda:1", r"train.device is cuda:1, but torch sees no CUDA device; use cpu or"),
+    (
+        "train.device=gpu",
+        r'train.device is "gpu"; it must be text that matches `\^\(auto\|cpu\|cuda',
+    ),
     ("data.prepared=nowhere", r"nowhere: no such prepare"),
     ("data.images=[no.h5]", r"no.h5: no such image store"),
     ("data.train=[tain]", r"no split 'tain'; there is train, val"),

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from mcan.console import expand_home
 from mcan.engine.losses import LOSSES
 from mcan.engine.optimizers import OPTIMIZERS
 from mcan.engine.schedules import Plateau, Schedule
@@ -21,23 +22,31 @@ from mcan.nn.cascade import CASCADES, MCA_LAYER_MEANINGS
 from mcan.nn.encoders import QUESTION_ENCODERS
 from mcan.section import FREE, Fraction, OneOf, PositiveFloat, PositiveInt, Section
 
+FilePath = Annotated[str, AfterValidator(expand_home)]
+
 SCHEMA_VERSION = 2
 """Raised if a default changes, so that the identity of a run that relies on it changes too."""
+
+
+ADDED_KEYS = {"data.limit": None, "train.max_steps": None, "evaluation.best_by": "overall"}
+"""Keys younger than this version: at these values they leave the identity of a run as it was."""
 
 
 class DataConfig(Section):
     """Which data is read, and how."""
 
-    prepared: Annotated[str, FREE]
+    prepared: Annotated[FilePath, FREE]
     """Folder made by `data/<dataset>/prepare.py`."""
     train: tuple[str, ...] = Field(("train",), min_length=1)
     """Splits trained on, read one after the other as one dataset."""
     evaluate: str | None = "val"
     """Split evaluated during training; null for none."""
-    images: Annotated[tuple[str, ...], FREE] = Field(min_length=1)
+    images: Annotated[tuple[FilePath, ...], FREE] = Field(min_length=1)
     """Image stores (region features or pixels); an image is looked up in each, in this order."""
-    grid: Annotated[tuple[str, ...], FREE] = ()
+    grid: Annotated[tuple[FilePath, ...], FREE] = ()
     """Stores of grid features whose rows are appended after the regions; empty for none."""
+    limit: PositiveInt | None = None
+    """Only the first this many questions of every split that is read; null reads all."""
     max_tokens: PositiveInt | None = None
     """Questions are cut after this many words (reference: 14 for VQA v2); null keeps all."""
     residency: Annotated[Literal["disk", "memory", "device"], FREE] = "disk"
@@ -53,7 +62,7 @@ class DataConfig(Section):
 class WordVectorsConfig(Section):
     """Pretrained word vectors for the embedding (GloVe, word2vec or fastText)."""
 
-    path: Annotated[str, FREE]
+    path: Annotated[FilePath, FREE]
     """File: .txt, .vec, .gz or .zip."""
     unknown: Literal["zero", "random"] = "zero"
     """Rows of words without a vector: zeros (the reference) or random."""
@@ -170,6 +179,9 @@ class TrainConfig(Section):
 
     epochs: PositiveInt = 13
     """Passes over the training splits."""
+    max_steps: PositiveInt | None = None
+    """Updates after which training ends before its last epoch, with an evaluation and a checkpoint;
+    the schedule stays that of all epochs."""
     batch_size: PositiveInt = 64
     """Questions per update, over all processes and accumulation steps together."""
     accumulation: PositiveInt = 1
@@ -189,8 +201,8 @@ class TrainConfig(Section):
     """Layout of rows: padded to (B, n, d), or packed, real rows only, several times as fast on a
     CPU. auto is packed on a CPU unless `compile` is true, and padded elsewhere. A run records the
     choice and keeps it; eval.py chooses again."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], FREE] = "auto"
-    """auto takes a GPU if there is one."""
+    device: Annotated[str, FREE] = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    """auto takes a GPU if there is one; cuda:1 the second of those that torch sees."""
     deterministic: Literal[False, "warn", True] = "warn"
     """Deterministic kernels on a GPU: true requires them, warn uses them where torch has them, and
     false uses the fastest ones. Only true guarantees bit-exact resume on a GPU: with warn, torch
@@ -216,6 +228,9 @@ class EvaluationConfig(Section):
 
     metric: Annotated[str, OneOf(METRICS)] | None = None
     """How answers are scored; null takes the metric that the prepared dataset names."""
+    best_by: str = "overall"
+    """Number of metrics.json that decides which checkpoint is the best one: overall, or for example
+    per_answer_type.number. The higher the better."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 predicts under autocast."""
     batch_size: Annotated[PositiveInt | None, FREE] = None
@@ -227,7 +242,7 @@ class Config(Section):
 
     name: Annotated[str, FREE] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder below `runs`."""
-    runs: Annotated[str, FREE] = "runs"
+    runs: Annotated[FilePath, FREE] = "runs"
     """Folder that holds run folders."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and dropout."""

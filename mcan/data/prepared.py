@@ -76,7 +76,7 @@ class Split:
         self.path = path
         self.name = path.stem
         self.digest = digest
-        self._changed = changed
+        self.changed = changed
         arrays = {**map_arrays(path, "prepared split")[0], **changed}
 
         def text(key: str) -> Text:
@@ -109,9 +109,25 @@ class Split:
             digest.update(values.tobytes())
         return digest.hexdigest()
 
+    def first(self, count: int) -> Split:
+        """Its first `count` questions, or all if there are fewer."""
+        cut = {"question_ids": self.question_ids, "image_index": self.image_index}
+        cut |= {"answer_type": self.answer_types.codes, "question_type": self.question_types.codes}
+        changed = {name: values[:count] for name, values in cut.items()}
+        for lists, offsets, values in (
+            (self.questions, "questions_offsets", "questions"),
+            (self.tokens, "token_offsets", "tokens"),
+            (self.human_answers.codes, "human_answer_offsets", "human_answers"),
+            (self.target_answers, "target_offsets", "target_index"),
+            (self.target_scores, "target_offsets", "target_score"),
+        ):
+            changed[offsets] = lists.offsets[: count + 1]
+            changed[values] = lists.values[: changed[offsets][-1]]
+        return Split(self.path, self.digest, {**self.changed, **changed})
+
     def __reduce__(self) -> Any:
         # A worker process maps the file again, so all share its pages.
-        return Split, (self.path, self.digest, self._changed)
+        return Split, (self.path, self.digest, self.changed)
 
 
 def encode_questions(questions: Text, vocabulary: Vocabulary) -> RaggedArray:

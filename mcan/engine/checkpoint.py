@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -29,6 +30,10 @@ _TRAILER = b"\nsha256 %s\n"
 _TRAILER_PATTERN = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
 _TRAILER_BYTES = len(_TRAILER % (64 * b"0"))
 _BLOCK_BYTES = 1 << 20
+
+
+class DamagedCheckpointError(RunError):
+    """Not what `Checkpoint.save` wrote."""
 
 
 @dataclass
@@ -105,25 +110,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Those of format 1 (before checksums) can be evaluated.
     """
-    if not path.is_file():
-        raise RunError(f"{path}: no such checkpoint")
-    verified = _verify(path)
     try:
+        verified = _verify(path)
         content = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         version = content["format"]
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise RunError(f"{path}: no such checkpoint") from error
+    except (MemoryError, RunError):
+        raise
     except Exception as error:  # damaged bytes fail in any way; foreign pickles are not executed
-        raise RunError(f"{path}: not a checkpoint of train.py, or damaged") from error
+        raise DamagedCheckpointError(f"{path}: not a checkpoint of train.py, or damaged") from error
     if version not in (1, FORMAT):
         raise RunError(f"{path}: checkpoint format {version!r}; this version reads {FORMAT}")
     if version == 1:
         content["model"] = map_old_names(content["model"])
     elif not verified:
-        raise RunError(f"{path}: damaged: the checksum at its end is missing")
+        raise DamagedCheckpointError(f"{path}: damaged: the checksum at its end is missing")
     known = {item.name for item in fields(Checkpoint)}
     try:
         return Checkpoint(**{k: v for k, v in content.items() if k in known}, source=path)
     except TypeError as error:
-        raise RunError(f"{path}: the checkpoint is not complete: {error}") from error
+        raise DamagedCheckpointError(f"{path}: the checkpoint is not complete: {error}") from error
 
 
 def _verify(path: Path) -> bool:
@@ -137,10 +144,7 @@ def _verify(path: Path) -> bool:
     if trailer is None:
         return False
     if trailer[1] != digest.hexdigest().encode():
-        raise RunError(
-            f"{path}: damaged: its bytes do not match the checksum at its end; without this file, "
-            "--resume takes the checkpoint before it"
-        )
+        raise DamagedCheckpointError(f"{path}: damaged: its bytes do not match its checksum")
     return True
 
 
@@ -149,9 +153,27 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*[0-9].pt"), key=lambda path: (len(path.name), path.name))
 
 
+def newest_first(folder: Path) -> list[Path]:
+    """All checkpoints; the last is `best.pt`, which a run may have written before one of a step."""
+    return [*reversed(list_checkpoints(folder)), *folder.glob(BEST)]
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint: `best.pt` if a run was killed before it wrote one of a step."""
-    return next(iter([*reversed(list_checkpoints(folder)), *folder.glob(BEST)]), None)
+    """The newest checkpoint, damaged or not."""
+    return next(iter(newest_first(folder)), None)
+
+
+def newest_intact(folder: Path) -> tuple[Path | None, dict[Path, DamagedCheckpointError]]:
+    """The newest checkpoint that is not damaged, and what is wrong with each of the newer ones."""
+    errors = {}
+    for path in newest_first(folder):
+        try:
+            load_checkpoint(path)
+        except DamagedCheckpointError as error:
+            errors[path] = error
+        else:
+            return path, errors
+    return None, errors
 
 
 def find_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Path:
@@ -165,6 +187,24 @@ def find_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Pa
     return path
 
 
+def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Checkpoint:
+    """Load what `find_checkpoint` finds. The error for a damaged one names an intact one."""
+    path = find_checkpoint(target, which)
+    try:
+        return load_checkpoint(path)
+    except DamagedCheckpointError as error:
+        of_a_run = path.parent.name == "checkpoints"
+        intact = newest_intact(path.parent)[0] if of_a_run else None
+        way_out = (
+            f"; the newest intact one is {intact}, which can be given instead" if intact else ""
+        )
+        raise RunError(f"{error}{way_out}") from error
+    except RunError:
+        if path == target or path.exists():
+            raise
+        return open_checkpoint(target, which)  # training has replaced it in the meantime
+
+
 def save_newest(checkpoint: Checkpoint, folder: Path, best: bool, keep_last: int) -> None:
     """Make `checkpoint` the newest in `folder`, and its best if it is; keep the newest `keep_last`.
 
@@ -175,4 +215,5 @@ def save_newest(checkpoint: Checkpoint, folder: Path, best: bool, keep_last: int
         checkpoint.save(folder / BEST)
     checkpoint.save(folder / f"step_{checkpoint.position['step']:08d}.pt")
     for old in list_checkpoints(folder)[:-keep_last]:
-        old.unlink()
+        with suppress(PermissionError):  # Windows keeps files that are open
+            old.unlink()

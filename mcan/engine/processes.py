@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ from torch import Tensor
 
 from mcan.console import message
 from mcan.data.loading import STOP_SIGNALS
-from mcan.errors import RunError, UserError
+from mcan.errors import RunError, TrainingError, UserError
 
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE
+)
+"""What torch and the libraries below it say."""
 Deterministic = Literal[False, "warn", True]
 
 
@@ -80,30 +85,44 @@ class Processes:
         return outcome
 
 
+def choose_device(name: str, world: int = 1) -> torch.device:
+    """The device that `name` means for this one of `world` processes; see `processes`."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, _, index = name.partition(":")
+    if kind == "cpu" or (kind == "auto" and not count):
+        return torch.device("cpu")
+    if not count:
+        raise RunError(f"train.device is {name}, but torch sees no CUDA device; use cpu or auto")
+    if index and world > 1:
+        raise RunError(
+            f"train.device is {name}, but each of {world} processes needs a GPU; use cuda"
+        )
+    number = int(index or os.environ.get("LOCAL_RANK", "0"))
+    if number >= count:
+        whose = f"train.device is {name}" if index else f"process {number} needs a GPU of its own"
+        raise RunError(f"{whose}, but torch sees {count} (cuda:0 to cuda:{count - 1})")
+    return torch.device("cuda", number)
+
+
 @contextmanager
 def processes(name: str, deterministic: Deterministic = "warn") -> Iterator[Processes]:
     """The processes of this job: those that `torchrun` started, or this one alone.
 
-    `name` is `auto`, `cpu` or `cuda`; `RunError` if there is no such device. On a GPU,
+    `name` is `auto`, `cpu`, `cuda` or `cuda:1`; `RunError` if there is no such device. Under
+    torchrun, each process takes the GPU of its local rank. On a GPU,
     `deterministic` decides on kernels that give equal bits each time: take them where torch has
     them ("warn"), require them (True), or take the fastest (False).
     """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise RunError("train.device is cuda, but torch sees no CUDA device; use cpu or auto")
-    device = torch.device("cpu")
-    if name != "cpu" and available:
-        number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if number >= count:
-            raise RunError(f"process {number} of this machine has no GPU of its own, only {count}")
-        device = torch.device("cuda", number)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    device = choose_device(name, world)
+    if device.type == "cuda":
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=deterministic == "warn")
             # Filling every new tensor costs time, and no result depends on it.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world == 1:
         yield Processes(device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -111,6 +130,17 @@ def processes(name: str, deterministic: Deterministic = "warn") -> Iterator[Proc
         yield Processes(device, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def explain_memory(what: str, remedy: str) -> Iterator[None]:
+    """Too little memory inside the block, on any device, is a `TrainingError`: one sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise TrainingError(f"{what}: out of memory; {remedy}") from error
 
 
 class Interrupted(BaseException):

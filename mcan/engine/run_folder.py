@@ -24,8 +24,9 @@ from filelock import FileLock
 from mcan import __version__
 from mcan.batch import RowLayout
 from mcan.config import Config, flatten, free_keys, load_config
-from mcan.engine.checkpoint import FORMAT, Checkpoint, last_checkpoint
-from mcan.errors import RunError
+from mcan.console import message
+from mcan.engine.checkpoint import FORMAT, Checkpoint, newest_intact
+from mcan.errors import RunError, shorten
 from mcan.files import lock_file, save_text, saving
 from mcan.section import show
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 _WITHOUT_EFFECT = ("benchmarking", "benchmarking.py", "preparation", "tables")
 """Parts of mcan/ that no trained or evaluated number depends on: data has digests of its own."""
-_NOT_PLOTTED = ("epoch", "n", "per_answer_type", "per_question_type")
+_NOT_PLOTTED = ("epoch", "n", "trained_on_questions", "per_answer_type", "per_question_type")
 
 
 class RunFolder:
@@ -54,6 +55,22 @@ class RunFolder:
     def exists(self) -> bool:
         return self.config.exists()
 
+    @property
+    def saved(self) -> bool:
+        """Whether the run ever wrote a checkpoint, as far as its files tell."""
+        if not self.checkpoints.is_dir() or any(self.checkpoints.glob("[!.]*")):
+            return True
+        lines = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
+        return '"kind": "evaluation"' in lines or '"epoch": 2,' in lines
+
+    def other_code(self) -> list[str]:
+        """Digests of other code than this that started or resumed the run, as far as recorded."""
+        codes: set[str] = set()
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            for line in self.environment.read_text(encoding="utf-8").splitlines():
+                codes.add(json.loads(line)["code"])
+        return sorted(codes - {code_digest()})
+
     def lock(self) -> None:
         """Hold the run until this process ends, however it ends; clear what a killed one left."""
         self._lock = lock_file(self.path / ".lock")
@@ -63,10 +80,10 @@ class RunFolder:
             for temporary in folder.glob(".*.tmp*"):
                 temporary.unlink()
 
-    def start(self, config_text: str, metrics_bytes: int = 0) -> None:
+    def start(self, config_text: str, metrics_bytes: int | None = None) -> None:
         """Make the folder of a new run and lock it, or go on in that of a locked one.
 
-        `metrics_bytes` of metrics.jsonl are needed.
+        `metrics_bytes` of metrics.jsonl are needed; None starts from the beginning.
         """
         if self._lock is None:
             # A run killed while it was created has left hidden files and empty folders only.
@@ -78,10 +95,11 @@ class RunFolder:
             self.lock()
             if self.exists:
                 raise RunError(f"{self.path}: another process has made this run in the meantime")
+        if metrics_bytes is None:
             save_text(self.config, config_text)
-        if metrics_bytes > (self.metrics.stat().st_size if self.metrics.exists() else 0):
+        elif metrics_bytes > (self.metrics.stat().st_size if self.metrics.exists() else 0):
             raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
-        with self.environment.open("a", encoding="utf-8") as file:
+        with self.environment.open("w" if metrics_bytes is None else "a", encoding="utf-8") as file:
             file.write(json.dumps(describe_environment()) + "\n")
 
 
@@ -90,11 +108,15 @@ def checkpoint_to_resume(
 ) -> tuple[Path | None, Config]:
     """The checkpoint to resume from, and the config with `train.rows: auto` resolved.
 
-    None for a new run, or one stopped before its first checkpoint. Keys that the schema marks as
-    free may differ from those of the run; `auto` keeps its meaning. An existing run is locked.
+    None for a new run, or one stopped before its first checkpoint, whose name is free. Keys that
+    the schema marks as free may differ from those of the run; `auto` keeps its meaning. An existing
+    run is locked. Damaged checkpoints are renamed, and reported like a change of the code.
     """
     path, rows = None, config.train.rows
-    if run.exists:
+    if run.exists and not run.saved:
+        run.lock()
+        message(f"{run.path}: stopped before its first checkpoint; it starts from the beginning")
+    if run.exists and run.saved:
         if not resume:
             raise RunError(
                 f"{run.path}: this run exists; continue it with --resume, or choose another name="
@@ -110,11 +132,30 @@ def checkpoint_to_resume(
         if not run.checkpoints.is_dir():
             raise RunError(f"{run.checkpoints}: is missing, so there is nothing to resume from")
         run.lock()
-        path = last_checkpoint(run.checkpoints)
+        path, errors = newest_intact(run.checkpoints)
+        for damaged, error in errors.items():
+            if path is None:
+                raise error
+            kept = _set_aside(damaged)
+            message(f"warning: {error}; it is kept as {kept}; continuing from {path}")
+        if other := run.other_code():
+            message(
+                f"warning: {run.path}: trained so far by other code ({shorten(other)}; now "
+                f"{code_digest()}), so the result may not be that of an uninterrupted run"
+            )
         rows = earlier.train.rows if rows == "auto" else rows
     layout = resolve_rows(rows, device, config.train.compile)
     options = config.train.model_copy(update={"rows": layout})
     return path, config.model_copy(update={"train": options})
+
+
+def _set_aside(path: Path) -> str:
+    """Rename a damaged file; returns its new name."""
+    name = f"{path.name}.damaged"
+    while path.with_name(name).exists():
+        name += "_"
+    path.rename(path.with_name(name))
+    return name
 
 
 def resolve_rows(
@@ -136,7 +177,7 @@ def check_resumable(checkpoint: Checkpoint, now: Checkpoint, where: Path) -> Non
     # The stores without their paths: they may have moved. `content` covers the digest.
     data, earlier = (
         [
-            {**split, "digest": "", "stores": [*split["stores"].values()]}
+            {**split, "digest": "", "made_by": "", "stores": [*split["stores"].values()]}
             for split in described.trained_on
         ]
         for described in (now, checkpoint)
@@ -193,6 +234,21 @@ def git_revision() -> str:
     return ""
 
 
+def _order_events(folder: Path) -> None:
+    """Rename TensorBoard's files that bear a later time than now, when a clock was set back.
+
+    TensorBoard reads them in the order of their names, events.out.tfevents.<seconds>.<...>, and
+    would take the new one for the oldest.
+    """
+    latest, renamed = int(time.time()), []
+    for path in sorted(folder.glob("events.out.tfevents.[0-9]*"), reverse=True):
+        *head, seconds, tail = path.name.split(".", 4)
+        latest = min(int(seconds), latest - 1)
+        renamed.append((path, ".".join([*head, f"{latest:010d}", tail])))
+    for path, name in reversed(renamed):
+        path.rename(path.with_name(name))
+
+
 class RunLog:
     """Appends one JSON object per line to metrics.jsonl and the same numbers to TensorBoard.
 
@@ -221,6 +277,7 @@ class RunLog:
                 # Imported after the first line, not at the start: TensorBoard takes a second.
                 from torch.utils.tensorboard import SummaryWriter
 
+                _order_events(self._run.tensorboard)
                 # What was shown for later steps is withdrawn: these steps are repeated.
                 self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._step + 1)
             for name, value in shown.items():

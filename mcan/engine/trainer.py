@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mcan.batch import Batch
+from mcan.config import flatten
 from mcan.console import progress
 from mcan.data.dataset import VQADataset
 from mcan.data.loading import load_batches
@@ -27,14 +28,14 @@ from mcan.data.sampler import BatchSampler
 from mcan.engine.checkpoint import Checkpoint, Position, last_checkpoint, save_newest
 from mcan.engine.losses import LOSSES
 from mcan.engine.optimizers import build_optimizer
-from mcan.engine.processes import Interrupted, Processes, StopRequest
+from mcan.engine.processes import Interrupted, Processes, StopRequest, explain_memory
 from mcan.engine.run_folder import RunFolder, RunLog
 from mcan.engine.schedules import RunLength
 from mcan.errors import RunError, TrainingError
 from mcan.nn.mcan import compile_in_place
 
 if TYPE_CHECKING:
-    from mcan.config.schema import Config
+    from mcan.config.schema import Config, TrainConfig
 
 Evaluate = Callable[[nn.Module, Callable[[], bool]], dict[str, Any] | None]
 """(model, should_stop) -> metrics with an "overall", or None if it stopped early. All processes
@@ -43,6 +44,10 @@ call it.
 
 # A stop request has to reach all processes at the same step; asking costs a small all-reduce.
 STOP_CHECK_STEPS = 8
+_LESS_MEMORY = (
+    "raise train.accumulation or lower train.batch_size; train.precision=bf16 and "
+    "data.residency=disk also save memory"
+)
 
 
 @dataclass(eq=False)
@@ -108,7 +113,7 @@ class Trainer:
             self.log = RunLog(self.run, self.metrics_bytes, self.position.step)
         stop.training = True
         try:
-            while self.position.epoch < self.config.train.epochs:
+            while not finished(self.position, self.config.train):
                 if not (self._train_epoch(stop) and self._finish_epoch(stop)):
                     self._save()
                     return False
@@ -120,9 +125,12 @@ class Trainer:
     def _train_epoch(self, stop: StopRequest) -> bool:
         """The rest of the epoch; False if it was left early."""
         position, options = self.position, self.config.train
+        last = self.epoch_steps
+        if options.max_steps is not None:
+            last = min(last, position.batch + options.max_steps - position.step)
         self.model.train()
         bar = progress(
-            total=self.epoch_steps,
+            total=last,
             initial=position.batch,
             desc=f"epoch {position.epoch + 1}/{options.epochs}",
             unit="step",
@@ -131,17 +139,18 @@ class Trainer:
         try:
             with bar, self.batches(position.epoch, position.batch) as batches:
                 started, seen = time.perf_counter(), 0
-                while position.batch < self.epoch_steps:
+                while position.batch < last:
                     # A signal ends the wait for a batch, but not if other processes wait for this.
-                    stop.waiting = self.processes.world == 1
-                    micro_batches = next(batches)
-                    stop.waiting = False
-                    rate = self.update(micro_batches)
+                    with _explained(position.step + 1):
+                        stop.waiting = self.processes.world == 1
+                        micro_batches = next(batches)
+                        stop.waiting = False
+                        rate = self.update(micro_batches)
                     seen += self._questions()
                     position.batch += 1
                     position.step += 1
                     bar.update()
-                    ends = position.batch == self.epoch_steps
+                    ends = position.batch == last
                     if ends or position.step % options.log_every == 0:
                         now = time.perf_counter()
                         bar.set_postfix_str(self._log_training(rate, seen / (now - started)))
@@ -173,17 +182,18 @@ class Trainer:
         position, best = self.position, False
         epoch = position.epoch + 1
         options = self.config.train
-        due = epoch % options.evaluate_every == 0 or epoch == options.epochs
+        ends = finished(Position(epoch, 0, position.step), options)
+        due = ends or epoch % options.evaluate_every == 0
         if self.evaluate is not None and due:
             # Processes predict different numbers of batches, so only one alone may break off.
             alone = self.processes.world == 1
             metrics = self.evaluate(self.model, lambda: alone and stop.signal is not None)
             if metrics is None:
                 return False
-            score = float(metrics["overall"])
+            score = float(flatten(metrics)[self.config.evaluation.best_by])
             if self.log is not None:
                 self.log.write("evaluation", position.step, {"epoch": epoch, **metrics})
-            self.processes.print_once(f"epoch {epoch}: accuracy {score:.2f} %")
+            self.processes.print_once(f"epoch {epoch}: accuracy {metrics['overall']:.2f} %")
             best = self.best is None or score > self.best["score"]
             if best:
                 self.best = {"score": score, "step": position.step}
@@ -202,15 +212,14 @@ class Trainer:
         self.optimizer.zero_grad()
         # DDP averages gradients over processes; the loss is a sum over the global batch.
         scale = self.loss.scale(self._questions()) * processes.world
-        with _explained(position.step + 1):
-            for number, batch in enumerate(micro_batches):
-                last = number == len(micro_batches) - 1
-                if batch.size:
-                    self.loss_since_last_log[0] += self._backward(batch, scale, synchronise=last)
-                    self.loss_since_last_log[1] += batch.size
-                elif last and processes.world > 1:
-                    # DDP needs a backward pass from every process: one that counts for nothing.
-                    self._backward(self.dataset[[0]], 0.0, synchronise=True)
+        for number, batch in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            if batch.size:
+                self.loss_since_last_log[0] += self._backward(batch, scale, synchronise=last)
+                self.loss_since_last_log[1] += batch.size
+            elif last and processes.world > 1:
+                # DDP needs a backward pass from every process: one that counts for nothing.
+                self._backward(self.dataset[[0]], 0.0, synchronise=True)
         if self.config.train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
         self.optimizer.step()
@@ -281,19 +290,23 @@ class Trainer:
             self.loss_since_last_log.copy_(sums.sum(0))
 
 
+def finished(position: Position, options: TrainConfig) -> bool:
+    """Whether training has come to its end, the last evaluation included."""
+    steps = options.max_steps or math.inf
+    return position.batch == 0 and (position.epoch >= options.epochs or position.step >= steps)
+
+
 @contextmanager
 def _explained(step: int) -> Iterator[None]:
     """Failures of torch that a key can cure, as a `TrainingError`."""
     try:
-        yield
+        with explain_memory(f"step {step}", _LESS_MEMORY):
+            yield
     except RuntimeError as error:
         text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            remedy = "out of memory; raise train.accumulation or lower train.batch_size"
-        elif "use_deterministic_algorithms" in text:
-            remedy = f"{text.split('. ')[0]}; use train.deterministic=warn"
-        else:
+        if "use_deterministic_algorithms" not in text:
             raise
+        remedy = f"{text.split('. ')[0]}; use train.deterministic=warn"
         raise TrainingError(f"step {step}: {remedy}") from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcan.config import SCHEMA_VERSION, Config, flatten, free_keys, load_config
+from mcan.config import ADDED_KEYS, SCHEMA_VERSION, Config, flatten, free_keys, load_config
 from mcan.config.yaml_files import parse_overrides, to_yaml
 from mcan.errors import ConfigError
 from mcan.tables.spec import Row, Table
@@ -161,7 +161,8 @@ def run_id(config: Config, row: Row) -> str:
     """
     free = free_keys() - (flatten(parse_overrides(row.overrides)).keys() & _DATA_KEYS)
     keys = flatten(config.model_dump(mode="json"))
-    content = {key: value for key, value in keys.items() if key not in free}
+    added = {key for key, value in ADDED_KEYS.items() if keys[key] == value}
+    content = {key: value for key, value in keys.items() if key not in free | added}
     text = json.dumps({"schema": SCHEMA_VERSION, "config": content}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

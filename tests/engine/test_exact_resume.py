@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def test_a_finished_run_is_left_alone_and_a_missing_one_started(variant):
     before = (lab.run("fresh") / "environment.jsonl").read_bytes()
     result = lab.resume("fresh")
     assert result.status == 0
-    assert "finished after 3 epochs; nothing to resume" in result.err
+    assert "finished after 18 steps; nothing to resume" in result.err
     assert_same(outcome(lab.run("fresh")), expected)
     assert (lab.run("fresh") / "environment.jsonl").read_bytes() == before
 
@@ -188,23 +189,36 @@ def test_step_checkpoints_lost(variant):
     assert_same(outcome(lab.run("lost")), expected)
 
 
-def test_tensorboard_shows_each_step_once(variant):
+@pytest.mark.parametrize("clock", [0, -3, -(10**6)])
+def test_tensorboard_shows_each_step_once(variant, clock):
+    """Also if the clock is set back by some seconds before each of two resumes."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     lab, _ = variant("plain")
-    assert lab.train("board", patch=QUICK["between_checkpoints"]).status == -9
-    assert lab.resume("board").status == 0
-    events = EventAccumulator(str(lab.run("board") / "tensorboard"))
+    name, now = f"board{clock}", time.time
+
+    def at(launch: int, stop: Patch = lambda: None) -> Patch:
+        def patch() -> None:
+            time.time = lambda: now() + launch * clock  # type: ignore[method-assign]
+            stop()
+
+        return patch
+
+    for launch, updates in enumerate((8, 4)):
+        kill = at(launch, at_call(Trainer, "update", updates, die))
+        assert lab.resume(name, patch=kill).status == -9
+    assert lab.resume(name, patch=at(2)).status == 0
+    events = EventAccumulator(str(lab.run(name) / "tensorboard"))
     events.Reload()
     lines = {kind: [] for kind in ("train", "evaluation")}
-    for line in metrics_of(lab.run("board")):
+    for line in metrics_of(lab.run(name)):
         lines[line["kind"]].append(line)
     types = lines["evaluation"][0]["per_answer_type"]
     shown = ["train/loss", "train/lr", "train/samples_per_s", "evaluation/overall"]
-    shown += [f"evaluation/per_answer_type/{name}" for name in types]
+    shown += [f"evaluation/per_answer_type/{each}" for each in types]
     assert sorted(events.Tags()["scalars"]) == sorted(shown)
-    for kind, name in (("train", "loss"), ("evaluation", "overall")):
-        points = events.Scalars(f"{kind}/{name}")
+    for kind, tag in (("train", "loss"), ("evaluation", "overall")):
+        points = events.Scalars(f"{kind}/{tag}")
         assert [point.step for point in points] == [line["step"] for line in lines[kind]]
-        values = [line[name] for line in lines[kind]]
+        values = [line[tag] for line in lines[kind]]
         assert [point.value for point in points] == pytest.approx(values, rel=1e-6)

@@ -26,7 +26,9 @@ from runs import (
 )
 
 import mcan.build
+from mcan.data.dataset import VQADataset
 from mcan.engine.trainer import Trainer
+from mcan.nn.mcan import MCAN
 
 SLOW = pytest.mark.slow
 
@@ -200,10 +202,51 @@ def test_divergence(lab, step, kept, sentence):
     assert contents(lab.run(name) / "checkpoints") == before
 
 
+OOM: list[Exception] = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
+]
+STEP = "step 2: out of memory; raise train.accumulation or lower train.batch_size; train.precision"
+WHERE: dict[str, tuple[Any, str, str]] = {
+    "step": (Trainer, "_backward", STEP),
+    "first_update": (torch.optim.Adam, "step", STEP),
+    "reading": (VQADataset, "__getitem__", STEP),
+    "evaluation": (torch.Tensor, "topk", "evaluation in batches of 5: out of memory; lower eval"),
+    "network": (MCAN, "to", "training: out of memory; use data.residency=disk or a smaller model"),
+}
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("error", OOM, ids=lambda error: str(error)[-9:])
+def test_out_of_memory_names_keys_and_leaves_the_name_free(lab, where, error):
+    def fail() -> None:
+        raise error
+
+    owner, method, sentence = WHERE[where]
+    number = 1 if where in ("evaluation", "network") else 2
+    result = lab.train(
+        "oom", "train.checkpoint_every=null", patch=at_call(owner, method, number, fail)
+    )
+    assert result.status == 1
+    (line,) = result.errors()
+    assert line.startswith(f"error: {sentence}")
+    assert steps(lab, "oom") == []
+
+
+def test_out_of_memory_while_features_are_loaded(lab):
+    def fail() -> None:
+        raise OOM[0]
+
+    loaded = at_call(torch, "tensor", 1, fail)
+    (line,) = lab.train("oom", "data.residency=device", patch=loaded).errors()
+    assert "images.h5: 0.0 GiB do not fit into the memory of cpu; use data.residency=disk" in line
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory."), "step 9: out of memory; raise train.acc"),
         (
             RuntimeError(
                 "x_cuda does not have a deterministic implementation, but you set "
