@@ -394,7 +394,7 @@ CASES = [
     ("runs/run model.depth=2", r"does not fit the config: .*Missing key\(s\)"),
     ("runs/run model.dept=2", r"command line: model.dept is not a key"),
     ("runs/run --split tset", r"no split 'tset'; there is train, val, test"),
-    ("runs/run data.images=[broken/data/images.h5]", r"\(6, None\), but .* are \(16, None\)"),
+    ("runs/run data.images=[broken/data/images.h5]", r"takes features of width 6 .* of width 16"),
     ("runs/run --questions q.json", r"--questions says what --submission holds; give both"),
     ("train.device=cpu", r"name at least one run folder or checkpoint"),
     ("runs/run runs/softmax", r"an ensemble belongs to no run; name a folder with --output"),
