@@ -99,6 +99,11 @@ def main() -> None:
         raise RunError(f"scored with {' and '.join(sorted(found))}; choose one with --metric")
     metric: str = args.metric or found.pop()
     split = read_split(home, others, name)
+    limits = {c.data.limit for c in configs.values()}
+    if len(limits) > 1:
+        raise RunError("the runs have different data.limit; compare runs on the same questions")
+    if (limit := config.data.limit) is not None:
+        split = split.first(limit)
     ids, where = array_to_ids(split.question_ids), f"split {name} of {home.folder}"
     humans = list(split.human_answers)
     folders = [[find_predictions(target, name) for target in group] for group in groups]

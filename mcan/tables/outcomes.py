@@ -184,6 +184,7 @@ def _training_questions(run: PlannedRun, data: DataCache) -> int | None:
     config = run.config.data
     try:
         splits = data.prepared(config.prepared).meta["splits"]
-        return sum(int(splits[name]["questions"]) for name in config.train)
+        sizes = (int(splits[name]["questions"]) for name in config.train)
+        return sum(min(size, config.limit or size) for size in sizes)
     except (DataError, KeyError):
         return None

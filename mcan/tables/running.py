@@ -13,8 +13,9 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from mcan.engine.checkpoint import find_checkpoint, load_checkpoint
+from mcan.engine.checkpoint import Position, find_checkpoint, load_checkpoint
 from mcan.engine.run_folder import ROOT, code_digest
+from mcan.engine.trainer import finished
 from mcan.errors import RunError, UserError
 from mcan.files import lock_file, save_text
 from mcan.tables.outcomes import (
@@ -157,7 +158,7 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
     call(*run.training, "--resume")
     checkpoint = load_checkpoint(find_checkpoint(run.folder))
     done, epochs = checkpoint.position["epoch"], run.config.train.epochs
-    if done < epochs:
+    if not finished(Position(**checkpoint.position), run.config.train):
         raise RunError(f"{run.folder}: training was stopped after {done} of {epochs} epochs")
     if run.submission:  # eval.py refuses a file that exists, and one of a killed runner may
         run.submission_path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -212,6 +213,22 @@ def test_submissions_and_the_servers_scores(lab):
     assert "(wide, seed 0) is not finished; give --set, --seeds and --runs as" in error
     kept = json.loads((run / "server_val.json").read_text())
     assert kept == {"overall": 70.63, "yes/no": 86.82}
+
+
+def test_trials_on_part_of_the_data_say_so(lab):
+    limited = ("data.limit=9", "train.max_steps=4")
+    result = lab.reproduce("--runs", "trial", "--seeds", "0", "--set", *limited, "--rows", "wide")
+    assert result.status == 0, result.err
+    assert "1 of 1" in result.out
+    assert "- Only the first 9 questions of each split were used (data.limit)." in result.out
+    assert "- Training ended after at most 4 steps (train.max_steps)." in result.out
+    (run,) = lab.folders("trial")
+    assert (run / "checkpoints/step_00000004.pt").exists()
+    compared = lab.execute("scripts/compare", [str(run), str(run)])
+    assert re.search(r"overall +9 ", compared.out)
+    (other, *_) = lab.folders()
+    (error,) = lab.execute("scripts/compare", [str(run), str(other)]).errors()
+    assert "the runs have different data.limit" in error
 
 
 @pytest.mark.parametrize(
