@@ -13,7 +13,7 @@ import torch
 from mcan.console import message, positive, shard
 from mcan.data.arrays import Id
 from mcan.errors import DataError, command
-from mcan.preparation.extraction import extract_features, store_pixels
+from mcan.preparation.extraction import extract_features
 from mcan.preparation.extractors import RANDOM, BoxSelection, GridExtractor, RegionExtractor
 from mcan.preparation.image_ids import ID_HELP, ID_RULES
 from mcan.preparation.images import (
@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{args.images}: {len(images):,} of {len(found):,} images")
     fill = read_fill_options(args, "extract_features.py", arguments)
     if args.task == "pixels":
-        store_pixels(images, fill, tuple(args.size), args.max_pixels)
+        size = args.size[1], args.size[0]
+        extract_features(None, images, fill, resize=size, max_pixels=args.max_pixels)
         return 0
     device = usable_device(args.device)
     extractor: GridExtractor | RegionExtractor

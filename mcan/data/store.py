@@ -178,11 +178,8 @@ def _reopen(path: Path, digest: str) -> ImageStore:
 
 def _identity(path: Path) -> tuple[int, ...]:
     """Of a file, as it is now: which one, how large, last written when; nothing if it is gone."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    found = path.stat() if path.exists() else None
+    return (found.st_ino, found.st_size, found.st_mtime_ns) if found else ()
 
 
 def _changed(path: Path) -> DataError:

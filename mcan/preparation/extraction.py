@@ -25,47 +25,30 @@ _PART = 32
 
 
 def extract_features(
-    extractor: GridExtractor | RegionExtractor,
+    extractor: GridExtractor | RegionExtractor | None,
     images: Mapping[Id, ImageSource],
     options: FillOptions,
     *,
-    device: torch.device,
+    device: torch.device | str = "cpu",
     precision: Literal["float32", "bf16"] = "float32",
     batch_size: int = 8,
-    resize: Resize | None = None,
+    resize: Resize | tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Write the features of all `images`, in their order, as a store; see `fill_store`.
 
-    Images are resized while decoding if `resize` is given. Images of one shape are processed
-    together, so none is padded.
+    Without an extractor, the pixels. Images are resized while decoding if `resize` is given; see
+    `read_image`. Images of one shape are processed together, so none is padded.
     """
-    extractor = extractor.to(device).eval()
-    how = {**extractor.settings, "resize": resize and resize._asdict(), "precision": precision}
-    make = partial(_extract, extractor, device, precision, batch_size)
-    _fill(images, options, how, make, resize, max_pixels)
-
-
-def store_pixels(
-    images: Mapping[Id, ImageSource],
-    options: FillOptions,
-    size: tuple[int, int],
-    max_pixels: int = MAX_PIXELS,
-) -> None:
-    """Write all `images`, resized to one `size` (H, W), as a pixel store; see `fill_store`."""
-    _fill(images, options, {"pixels": size}, iter, (size[1], size[0]), max_pixels)
-
-
-def _fill(
-    images: Mapping[Id, ImageSource],
-    options: FillOptions,
-    how: Mapping[str, Any],
-    make: Callable[[Any], Iterable[Found]],
-    resize: Resize | tuple[int, int] | None,
-    max_pixels: int,
-) -> None:
     items = list(images.items())
     parts = {str(i // _PART): items[i : i + _PART] for i in range(0, len(items), _PART)}
+    make: Callable[[Any], Iterable[Found]] = iter
+    how: dict[str, Any] = {"pixels": resize}
+    if extractor is not None:
+        extractor, device = extractor.to(device).eval(), torch.device(device)
+        make = partial(_extract, extractor, device, precision, batch_size)
+        sides = resize._asdict() if isinstance(resize, Resize) else resize
+        how = {**extractor.settings, "resize": sides, "precision": precision}
     digest = hashlib.sha256(repr(list(images)).encode()).hexdigest()
     fill_store(
         options,

@@ -1,9 +1,9 @@
 """Feature files of other projects, and their import: three kinds of containers, one mapping.
 
-A container gives a record per image: arrays and numbers by name. `Keys` says which of them are the
-features, boxes and so on; well-known names need no keys. A layout that needs more than names is
-described in `LAYOUTS`; a new kind of container is a subclass of `FeatureSource`. n rows of an
-image, D width of a row, (h, w) rows and columns of a grid, N images, T rows of all.
+A container gives a record per image: arrays and numbers by name. `KNOWN` and the user say which of
+them are the features, boxes and so on. A layout that needs more than names is described in
+`LAYOUTS`; a new kind of container is a subclass of `FeatureSource`. n rows of an image, D width of
+a row, (h, w) rows and columns of a grid, N images, T rows of all.
 """
 
 from __future__ import annotations
@@ -92,27 +92,29 @@ class SourceOptions:
 
     def said(self) -> dict[str, Any]:
         """What changes how the files are read, as JSON."""
-        said = {"keys": dict(self.keys), "axes": self.axes, "feature_size": self.feature_size}
-        return {name: value for name, value in said.items() if value}
+        said = {"ids": self.ids, "axes": self.axes, "feature_size": self.feature_size}
+        return {k: v for k, v in (said | {"keys": dict(self.keys)}).items() if v}
 
 
 def find_names(available: Collection[str], keys: Mapping[str, str]) -> dict[str, str]:
     """What the entries of a record are called, by the names of `KNOWN`. Raises `ValueError`."""
     names = {}
     for role, known in KNOWN.items():
-        chosen = keys.get(role)
-        present = [n for n in ([chosen] if chosen else known) if set(n.split(",")) <= {*available}]
-        if chosen and not present:
-            raise ValueError(f"there is no {chosen!r} for {role} among {shorten(available)}")
-        if present and chosen != "":
-            names[role] = present[0]
-        if role == "features" and not chosen and len(present) != 1:
+        said = keys.get(role)
+        if said == "":
+            continue
+        present = [n for n in ([said] if said else known) if {*n.split(",")} <= {*available}]
+        if said and not present:
+            raise ValueError(f"there is no {said!r} for {role} among {shorten(available)}")
+        if role == "features" and len(present) != 1:
             if len(available) != 1:
                 raise ValueError(
                     f"which of {shorten(available)} are the features? Say so with --keys "
                     "features=NAME boxes=NAME size=WIDTH,HEIGHT"
                 )
-            names[role] = next(iter(available))
+            present = list(available)
+        if present:
+            names[role] = present[0]
     return names
 
 

@@ -5,6 +5,7 @@ H, W height and width of an image in pixels. The rules are documented in data/FE
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 
 from mcan.console import message
 from mcan.data.arrays import Id
-from mcan.data.records import Record, check_id
+from mcan.data.records import Record, check_id, read_rows
 from mcan.errors import DataError, shorten
 from mcan.preparation.fields import NAMES, ImageIds
 from mcan.preparation.image_ids import IdRule, image_formats, image_id, name_stem
@@ -38,15 +39,14 @@ class Resize(NamedTuple):
 
 
 class PackedImage(NamedTuple):
-    """An image inside a Parquet file: in this row of a row group, in the field `field`."""
+    """An image inside a Parquet file: in this row, in the field `field`."""
 
     file: Path
-    group: int
     row: int
     field: str
 
     def __str__(self) -> str:
-        return f"{self.file}: row {self.row} of row group {self.group}"
+        return f"{self.file}: entry {self.row}"
 
 
 ImageSource = Path | PackedImage
@@ -93,22 +93,10 @@ def _is_image(path: Path) -> bool:
         return False
 
 
-def open_parquet(file: Path) -> Any:
-    """A `pyarrow.parquet.ParquetFile`. Raises `DataError`."""
-    try:
-        from pyarrow.parquet import ParquetFile
-
-        return ParquetFile(file)
-    except ImportError:
-        raise DataError(f"{file}: needs pyarrow: pip install 'mcan[records]'") from None
-    except Exception as error:  # pyarrow raises nearly anything for damaged files.
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from None
-
-
 def list_packed_images(
     files: list[Path], rule: IdRule, image: str | None = None, id_field: str | None = None
 ) -> dict[Id, PackedImage]:
-    """The images in the rows of Parquet files, by id: a column of {"bytes", "path"} or of bytes.
+    """The images in the rows of Parquet files, by id: a field {"bytes", "path"} or of bytes.
 
     Ids are those of `id_field` (None: a well-known one), or else the names in `path`, or else
     FILE/ROW, from 0. Names, but not numbers, go through the rule. A row that repeats an id adds
@@ -116,56 +104,58 @@ def list_packed_images(
     """
     found: dict[Id, PackedImage] = {}
     paths: dict[Id, Any] = {}
-    ids, total = ImageIds(rule), 0
-    for file in files:
-        table = open_parquet(file)
-        types = {entry.name: str(entry.type) for entry in table.schema_arrow}
-        binary = [name for name, kind in types.items() if "binary" in kind]
-        column = image or (binary[0] if len(binary) == 1 else "")
-        known = (name for name in NAMES["image"] if name in types and name not in binary)
+    ids = ImageIds(rule)
+    rows = ((file, *item) for file in files for item in read_rows(file))
+    for total, (file, row, values) in enumerate(rows):
+        record = Record(file, row, values)
+        # `read_rows` leaves the bytes out.
+        packed = [n for n, v in values.items() if isinstance(v, dict) and v.keys() <= {"path"}]
+        known = (name for name in NAMES["image"] if name in values and name not in packed)
+        column = image or next(iter(packed), "")
         key = id_field or next(known, column)
-        for option, name in (("image", column), ("id", key)):
-            if name not in types:
-                raise DataError(
-                    f"{file}: no field {name!r} among {shorten(types)}; say which holds the "
-                    f"{option} with --fields {option}=FIELD"
-                )
-        chosen = [key] if key != column else []
-        chosen += [f"{column}.path"] if "path" in types[column] else []
-        first = total
-        for group in range(table.num_row_groups):
-            rows = table.read_row_group(group, columns=chosen).to_pylist() if chosen else []
-            for row in range(table.metadata.row_group(group).num_rows):
-                record = Record(file, total - first, {column: {}, **(rows[row] if rows else {})})
-                number = ids.find(record, record.get(key))
-                try:
-                    check_id(number, "image id", next(iter(found), None))
-                except ValueError as error:
-                    raise record.error(str(error)) from None
-                path = (record.get(column) or {}).get("path")
-                if paths.setdefault(number, path) != path:
-                    raise record.error(
-                        f"image id {number!r} is of {path!r}, but earlier of {paths[number]!r}; "
-                        "name the field of ids with --fields id=FIELD"
-                    )
-                found.setdefault(number, PackedImage(file, group, row, column))
-                total += 1
-    if len(found) < total:
-        message(f"{shorten(files)}: {total:,} rows have {len(found):,} images")
-    if not found:
-        raise DataError(f"{shorten(files)}: no row with an image")
+        if column not in packed or key not in values or (len(packed) > 1 and not image):
+            raise record.error(
+                f"fields of images are {shorten(packed) or 'missing'}, others "
+                f"{shorten(values.keys() - {*packed})}; choose with --fields image=FIELD id=FIELD"
+            )
+        number = ids.find(record, values[key])
+        try:
+            check_id(number, "image id", next(iter(found), None))
+        except ValueError as error:
+            raise record.error(str(error)) from None
+        path = values[column].get("path")
+        if paths.setdefault(number, path) != path:
+            raise record.error(
+                f"image id {number!r} is of {path!r}, but earlier of {paths[number]!r}; name the "
+                "field of ids with --fields id=FIELD"
+            )
+        found.setdefault(number, PackedImage(file, int(row), column))
+    if len(found) <= total:
+        message(f"{shorten(files)}: {total + 1:,} rows have {len(found):,} images")
     return found
 
 
 @lru_cache(maxsize=1)
+def _open_parquet(file: Path) -> tuple[Any, list[int]]:
+    """The file, and the first row of each of its groups."""
+    from pyarrow.parquet import ParquetFile
+
+    opened = ParquetFile(file)
+    sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
+    return opened, np.cumsum([0, *sizes]).tolist()
+
+
+@lru_cache(maxsize=1)
 def _read_group(file: Path, group: int, field: str) -> Any:
-    return open_parquet(file).read_row_group(group, columns=[field])[field]
+    return _open_parquet(file)[0].read_row_group(group, columns=[field])[field]
 
 
 def _open(source: ImageSource) -> Path | BytesIO:
     if isinstance(source, Path):
         return source
-    value = _read_group(source.file, source.group, source.field)[source.row].as_py()
+    firsts = _open_parquet(source.file)[1]
+    group = bisect_right(firsts, source.row) - 1
+    value = _read_group(source.file, group, source.field)[source.row - firsts[group]].as_py()
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes):
         raise ValueError("the row holds no bytes of an image")
