@@ -105,8 +105,9 @@ def list_packed_images(
     found: dict[Id, PackedImage] = {}
     paths: dict[Id, Any] = {}
     ids = ImageIds(rule)
-    rows = ((file, *item) for file in files for item in read_rows(file))
-    for total, (file, row, values) in enumerate(rows):
+    rows = 0
+    for file, row, values in ((f, *item) for f in files for item in read_rows(f)):
+        rows += 1  # a row per question
         record = Record(file, row, values)
         # `read_rows` leaves the bytes out.
         packed = [n for n, v in values.items() if isinstance(v, dict) and v.keys() <= {"path"}]
@@ -130,8 +131,8 @@ def list_packed_images(
                 "field of ids with --fields id=FIELD"
             )
         found.setdefault(number, PackedImage(file, int(row), column))
-    if len(found) <= total:
-        message(f"{shorten(files)}: {total + 1:,} rows have {len(found):,} images")
+    if len(found) < rows:
+        message(f"{shorten(files)}: {rows:,} rows have {len(found):,} images")
     return found
 
 
