@@ -64,7 +64,7 @@ def read_rows(path: Path) -> Iterator[tuple[int | str, Any]]:
     Its content says the kind. Parquet, where columns of bytes (images) are empty objects. JSON: a
     list; objects one after the other (JSON lines); an object with one list of objects (streamed if
     at a key of `_LISTS`); an object of objects, whose keys may be ids. Else a table of text whose
-    first line names the columns, separated by tab, comma or semicolon; empty lines are skipped.
+    first line names the columns, separated by one of tab , ; |; empty lines are skipped.
     Errors and progress as for `read_items`.
     """
     with open_packed(
@@ -104,7 +104,7 @@ def _checked(path: Path, items: Iterator[Item], kind: str, name: str) -> Iterato
 def _table_rows(text: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
     first = text.readline()
     csv.field_size_limit(2**31 - 1)
-    delimiter = max("\t,;", key=first.count)
+    delimiter = max("\t,;|", key=first.count)
     lines = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
     header = [name.strip() for name in next(lines, [])]
     twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]

@@ -20,8 +20,8 @@ from mcan.preparation.image_ids import IdRule, image_id
 # Well-known names, the preferred ones first; capitals, spaces and underscores do not matter.
 _NAMES = {
     "question": "question sent sentence question_text question_string query",
-    "image": "image_id img_id image_name img_name file_name image_file image_filename image_path "
-    "img_path file_path image img",
+    "image": "image_id img_id image_name img_name file_name image_file img_file image_filename "
+    "image_path img_path file_path image img image_index",
     "answer": "answers direct_answers human_answers answer label labels ground_truth "
     "multiple_choice_answer",
     "id": "question_id qid question_index id",
