@@ -16,7 +16,7 @@ from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
 from mcan.config import Config, flatten
 from mcan.config.schema import ModelConfig
 from mcan.console import message
-from mcan.data.arrays import Id, Ids, Index, array_to_ids, first_duplicate
+from mcan.data.arrays import Id, Index, array_to_ids, first_duplicate
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared, Split, encode_questions
 from mcan.data.store import ImageStore, open_store
@@ -273,16 +273,14 @@ def unknown_stores(checkpoint: Checkpoint, dataset: VQADataset) -> list[str]:
 def count_shared(training: Sequence[Split], split: Split) -> int:
     """How many questions of `split` are in the training splits, about the same image."""
 
-    def asked(of: Split, shared: Ids) -> Iterator[tuple[Id, str]]:
-        ids = array_to_ids(of.image_ids)
-        for row in np.flatnonzero(np.isin(of.image_ids, shared)[of.image_index]).tolist():
-            yield ids[of.image_index[row]], of.questions[row]
+    if not any(np.isin(each.image_ids, split.image_ids).any() for each in training):
+        return 0
 
-    seen: set[tuple[Id, str]] = set()
-    for each in training:
-        if each.image_ids.dtype.kind == split.image_ids.dtype.kind:
-            seen.update(asked(each, np.intersect1d(each.image_ids, split.image_ids)))
-    return sum(pair in seen for pair in asked(split, split.image_ids)) if seen else 0
+    def asked(of: Split) -> Iterator[tuple[Id, str]]:
+        return zip(array_to_ids(of.image_ids[of.image_index]), of.questions, strict=True)
+
+    seen = {pair for each in training for pair in asked(each)}
+    return sum(pair in seen for pair in asked(split))
 
 
 def _describe(feature_size: int | None, grid_size: int | None) -> str:

@@ -80,7 +80,7 @@ def read_annotations(path: Path) -> Iterator[Example]:
     for record in read_records(path, "annotations"):
         given = "multiple_choice_answer" in record
         yield _asked(record)._replace(
-            answers=answers_of(record),
+            answers=tuple(answers_of(record)),
             answer_type=sys.intern(record.text("answer_type", "")),
             question_type=sys.intern(record.text("question_type", "")),
             majority_answer=sys.intern(record.text("multiple_choice_answer")) if given else None,
@@ -93,24 +93,22 @@ def _asked(record: Record) -> Example:
     return Example(record.id("question_id"), image, question)
 
 
-def answers_of(record: Record) -> Sequence[str]:
-    """The answers of the field `answers`, at least one; `DataError` if there is none."""
-    value = record.get("answers")
+def answers_of(
+    record: Record, name: str = "answers", counts: bool = False, required: bool = True
+) -> list[str]:
+    """The answers in a field, by `people_answers`; `DataError` if none is there but required."""
+    value, reason = record.get(name), ""
     try:
-        # Nearly always a list of objects, and there are millions.
-        answers: Sequence[str] = [sys.intern(item["answer"]) for item in value]
+        # Nearly always a list of objects, and there are millions. Empty values go the other way.
+        answers = [sys.intern(item["answer"]) for item in value or [None]]
     except (TypeError, LookupError):
-        answers = _people_answers(record, value, "answers")
-    if not answers:
-        raise record.error(f"'answers' is {value!r:.60}, {EXPECTED_ANSWERS}")
-    return tuple(answers)
-
-
-def _people_answers(record: Record, value: Any, name: str, counts: bool = False) -> list[str]:
-    try:
-        return people_answers(from_cell(value), counts)
-    except (ValueError, TypeError, LookupError) as error:
-        raise record.error(f"'{name}' is {value!r:.60}, {EXPECTED_ANSWERS} ({error})") from None
+        try:
+            answers = people_answers(from_cell(value), counts)
+        except (ValueError, TypeError, LookupError) as error:
+            answers, required, reason = [], True, f" ({error})"
+    if required and not answers:
+        raise record.error(f"'{name}' is {value!r:.60}, {EXPECTED_ANSWERS}{reason}")
+    return answers
 
 
 def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]:
@@ -152,7 +150,7 @@ def read_files(
             value = record.get(name)
             if path not in counts and isinstance(from_cell(value), dict):
                 counts[path] = any(_has_counts(other, name) for _, other in read_rows(path))
-            answers += _people_answers(record, value, name, counts.get(path, False))
+            answers += answers_of(record, name, counts.get(path, False), required=False)
         if answered not in (None, bool(answers)):
             raise record.error(
                 f"it has {'no' if answered else 'an'} answer, unlike those before; make questions "
