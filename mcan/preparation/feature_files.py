@@ -333,8 +333,10 @@ class FolderFiles(FeatureSource):
 
     def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
         super().__init__(path, layout, options)
-        files = sorted(path.rglob(f"*{self.layout.suffix}")) if path.is_dir() else []
-        self.parts = [file.relative_to(path).as_posix() for file in files]
+        files = [f.relative_to(path).as_posix() for f in sorted(path.rglob("*")) if f.is_file()]
+        self.parts = [name for name in files if name.endswith(self.layout.suffix)]
+        if others := [name for name in files if not name.endswith(self.layout.suffix)]:
+            self.note = f"{path}: {len(others):,} other files are left out: {shorten(others)}"
         if path.is_file() and path.suffix == self.layout.suffix:
             self.path, self.parts = path.parent, [path.name]
         if not self.parts:

@@ -172,6 +172,7 @@ def test_pickled_arrays_execute_nothing(tmp_path: Path) -> None:
     save_npy(tmp_path / "9", {"x": ROWS, "bbox": IMAGES[0].boxes, "w": 700, "h": 700})
     torch.save(ROWS, tmp_path / "numpy.pt")
     store = run(tmp_path, tmp_path / "a.h5", "--format", "npy")
+    assert store.provenance["notes"] == [f"{tmp_path}: 1 other files are left out: numpy.pt"]
     assert (len(store), store.boxes.shape) == (1, (len(ROWS), 4))
     assert run(tmp_path / "numpy.pt", tmp_path / "b.h5", "--ids", "stem").rows.shape == ROWS.shape
     np.save(tmp_path / "7.npy", {"a": Bomb(tmp_path / "executed")}, allow_pickle=True)
