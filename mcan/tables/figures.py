@@ -130,7 +130,7 @@ def draw_table(summary: TableSummary) -> Figure:
 def draw_curves(summary: TableSummary) -> Figure:
     """Accuracy over the epochs of training: per row, a line for the mean and a band of spread.
 
-    A row has the epochs after which all its finished runs were evaluated.
+    A row has the epochs after which all its finished runs were evaluated, if they were at all.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -139,15 +139,15 @@ def draw_curves(summary: TableSummary) -> Figure:
     figure.suptitle(textwrap.fill(summary.table.title, 90), fontweight="bold")
     panel, handles = figure.subplots(), {}
     for number, row in enumerate(summary.rows):
-        epochs = sorted(set.intersection(*map(set, row.curves.values())) if row.curves else ())
-        if epochs:
+        if row.curves and (epochs := sorted(set.intersection(*map(set, row.curves.values())))):
             values = np.array([[curve[epoch] for epoch in epochs] for curve in row.curves.values()])
             mean, style = values.mean(0), line_style(number)
             spread = values.std(0, ddof=1) if len(values) > 1 else 0
             (handles[row.row.name],) = panel.plot(epochs, mean, markersize=4, **style)
             band: Any = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
             panel.fill_between(epochs, mean - spread, mean + spread, **band)
-    splits = dict.fromkeys(str(run.config.data.evaluate) for r in summary.rows for run in r.runs)
+    drawn = (row.runs[0].config.data.evaluate for row in summary.rows if row.curves)
+    splits = dict.fromkeys(map(str, drawn))
     panel.set(xlabel="epoch", ylabel=f"accuracy (%) on {', '.join(splits)}")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     _share_span([panel], "y")

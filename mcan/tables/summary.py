@@ -51,7 +51,7 @@ class RowSummary:
     cells: Mapping[str, Cell]
     """The table's columns, `overall`, and every answer type and question type measured."""
     curves: Mapping[int, Mapping[int, float]]
-    """Seed -> epoch -> accuracy in percent during training, of the finished runs."""
+    """Seed -> epoch -> accuracy in percent during training, of finished runs that have some."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TableSummary:
 
     @property
     def has_curves(self) -> bool:
-        return any(curve for row in self.rows for curve in row.curves.values())
+        return any(row.curves for row in self.rows)
 
     def counts(self, column: str) -> bool:
         """Whether the column holds whole numbers, such as `n`, and not accuracies."""
@@ -116,7 +116,8 @@ def summarise(
             if same and mean is not None and published is not None:
                 difference = mean - published
             cells[name] = Cell(mean, std, published, difference, values)
-        curves = {run.seed: learning_curve(run) for run in planned if run.seed in done}
+        finished = (run for run in planned if run.seed in done)
+        curves = {run.seed: curve for run in finished if (curve := learning_curve(run))}
         rows.append(RowSummary(row, planned, done, cells, curves))
     return TableSummary(table, columns, tuple(rows), comparable, options)
 

@@ -218,7 +218,7 @@ def json_text(summary: TableSummary) -> str:
             if outcome is not None:
                 metric = outcome.metrics and outcome.metrics.metric
                 made |= {"dataset": outcome.dataset, "metric": metric, "code": outcome.code}
-                made["curve"] = row.curves[run.seed]
+                made["curve"] = row.curves.get(run.seed)
             made["train"] = shlex.join(["python", *run.training])
             made["evaluate"] = shlex.join(["python", *run.evaluation])
             runs.append(made)
