@@ -48,14 +48,14 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry point: its status is the exit status.
 
     A `UserError` or an `OSError` (a full disk, a missing permission) is one line and no traceback.
-    `~` in an argument, also after `key=`, is the home folder, which shells replace in some places.
+    `~/` in an argument, also after `key=`, is the home folder, as shells replace it in some places.
     """
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed by the caller; a file must not take its number
             setattr(sys, stream, Path(os.devnull).open(mode))  # noqa: SIM115
     for index, argument in enumerate(sys.argv[1:], 1):
-        key = re.match(r"([\w.-]+=)?", argument)[0]  # type: ignore[index]
-        sys.argv[index] = key + expand_home(argument.removeprefix(key))
+        if found := re.fullmatch(r"([\w.-]+=)?(~[^/]*/.*)", argument):  # a lone ~ is YAML's null
+            sys.argv[index] = (found[1] or "") + expand_home(found[2])
     text = None
     try:
         status = main()

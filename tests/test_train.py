@@ -281,6 +281,9 @@ def test_limit_reads_the_first_questions(lab):
         found, expected = getattr(part, name), getattr(full, name)
         assert [list(item) for item in found] == [list(expected[row]) for row in range(9)]
     assert part.question_ids.tolist() == full.question_ids[:9].tolist()
+    images = [split.image_ids[split.image_index[:9]].tolist() for split in (part, full)]
+    assert images[0] == images[1]
+    assert len(part.image_ids) == len({*images[0]})
     assert part.answer_types.codes.tolist() == full.answer_types.codes[:9].tolist()
     assert len(pickle.loads(pickle.dumps(part))) == 9
     assert {line["n"] for line in metrics_of(lab.run("part")) if "n" in line} == {9}
@@ -322,7 +325,7 @@ def test_home_folder_in_paths(lab, tmp_path):
     def patch() -> None:
         os.environ["HOME"] = str(home)
 
-    args = ["home.yaml", "data.images=[~/images.h5]", "train.max_steps=1"]
+    args = ["home.yaml", "data.images=[~/images.h5]", "train.max_steps=1", "train.clip_norm=~"]
     assert lab.execute("train", args, patch).status == 0
     assert lab.eval("~/runs/home", "--output=~/out", patch=patch).status == 0
     assert not list(lab.folder.glob("~*"))

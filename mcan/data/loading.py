@@ -28,7 +28,7 @@ Windows has only the first two.
 _SHM = "enlarge /dev/shm (docker run --shm-size=8g)"
 _CURES = {
     "SIGKILL": "free memory",
-    "SIGBUS": _SHM,
+    "SIGBUS": f"{_SHM}, or check the disk of the image store",
     os.strerror(errno.ENOSPC): _SHM,
     os.strerror(errno.ENOMEM): "free memory",
     os.strerror(errno.EMFILE): "raise the limit on open files (ulimit -n)",

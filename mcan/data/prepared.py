@@ -110,10 +110,12 @@ class Split:
         return digest.hexdigest()
 
     def first(self, count: int) -> Split:
-        """Its first `count` questions, or all if there are fewer."""
-        cut = {"question_ids": self.question_ids, "image_index": self.image_index}
-        cut |= {"answer_type": self.answer_types.codes, "question_type": self.question_types.codes}
-        changed = {name: values[:count] for name, values in cut.items()}
+        """Its first `count` questions, or all if there are fewer, and their images alone."""
+        types = {"answer_type": self.answer_types, "question_type": self.question_types}
+        changed = {name: categories.codes[:count] for name, categories in types.items()}
+        changed["question_ids"] = self.question_ids[:count]
+        images, index = np.unique(self.image_index[:count], return_inverse=True)
+        changed |= {"image_ids": self.image_ids[images], "image_index": index.astype(np.int32)}
         for lists, offsets, values in (
             (self.questions, "questions_offsets", "questions"),
             (self.tokens, "token_offsets", "tokens"),

@@ -88,7 +88,7 @@ FAILURES: dict[str, tuple[Patch, int, int, str]] = {
         at_call(Trainer, "update", 8, kill_a_worker(signal.SIGBUS)),
         2,
         1,
-        DIED.format("SIGBUS", SHM),
+        DIED.format("SIGBUS", f"{SHM}, or check the disk of the image store"),
     ),
     "in_an_evaluation": (
         at_call(torch.Tensor, "topk", 2, kill_a_worker(signal.SIGKILL)),
