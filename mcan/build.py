@@ -252,21 +252,20 @@ def unknown_stores(checkpoint: Checkpoint, dataset: VQADataset) -> list[str]:
 
     None for another part of what the same extractor made, such as a test set's features.
     """
-    paths: dict[str, str] = {}
+    made_by: dict[str, str] = {}
     digests: set[str] = set()
     for trained in checkpoint.trained_on:
-        paths |= dict.fromkeys(trained.get("stores", {}), "unknown")
-        paths |= trained.get("made_by", {})
-        digests |= {*trained.get("stores", {}).values()}
-    known = ", ".join(f"{path} (made by {how[:200]})" for path, how in paths.items())
-    groups = [group for group in (dataset.images, dataset.grid) if group is not None]
+        stores = trained.get("stores", {})
+        made_by |= dict.fromkeys(stores, "unknown") | trained.get("made_by", {})
+        digests.update(stores.values())
+    known = ", ".join(f"{path} (made by {how[:200]})" for path, how in made_by.items())
+    groups = [dataset.images, dataset.grid] if dataset.grid else [dataset.images]
     return [
         f"{store.path} (made by {store.made_by[:200]}) is not what {checkpoint.source} was trained "
         f"on: {known}; with features of another extractor, the accuracy means nothing"
-        for group in groups
-        for store in group.stores
-        if paths and store.digest not in digests
-        if "extractor" not in store.provenance or store.made_by not in paths.values()
+        for store in (store for group in groups for store in group.stores)
+        if digests and store.digest not in digests
+        if "extractor" not in store.provenance or store.made_by not in made_by.values()
     ]
 
 
@@ -403,22 +402,19 @@ def build_evaluator(
             f"{dataset.splits[0].path}: some questions have no human answers, so the split cannot "
             "be scored; choose another data.evaluate"
         )
-    numbers = flatten(scorer.summarise(np.zeros(len(dataset))))
-    chosen = config.evaluation.best_by
-    if chosen not in numbers:
-        raise ConfigError(
-            f"evaluation.best_by is {show(chosen)}; for {dataset.splits[0].path} it can be "
-            f"{shorten(numbers)}"
-        )
+    numbers, best_by = flatten(scorer.summarise(np.zeros(len(dataset)))), config.evaluation.best_by
+    if best_by not in numbers:
+        allowed = f"for {dataset.splits[0].path} it can be {shorten(numbers)}"
+        raise ConfigError(f"evaluation.best_by is {show(best_by)}; {allowed}")
 
     def evaluate(model: nn.Module, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         score = answer_probabilities([model.eval()], config.train.loss)
         predictions = predict_over_processes(
             score, dataset, config, processes, should_stop=should_stop, lengths=lengths
         )
-        metrics = None
-        if predictions is not None:
-            metrics = scorer.metrics(predictions) | {"trained_on_questions": trained_on}
+        metrics = scorer.metrics(predictions) if predictions is not None else None
+        if metrics is not None:
+            metrics["trained_on_questions"] = trained_on
         shared: dict[str, Any] | None = processes.broadcast(metrics)
         return shared
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, get_args
 
@@ -117,10 +118,8 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
     """Values in `node` once aliases are replaced: a few lines of aliases can stand for billions."""
     if id(node) not in sizes:
         sizes[id(node)] = 1  # of an alias inside its own anchor, which is refused later
-        children = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = [
-            each for child in children for each in (child if isinstance(child, tuple) else [child])
-        ]
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = chain.from_iterable(parts) if isinstance(node, yaml.MappingNode) else parts
         sizes[id(node)] += sum(_expanded_size(part, sizes) for part in parts)
     return sizes[id(node)]
 
@@ -164,9 +163,7 @@ def parse(text: str, place: Place, keys: Keys = ()) -> Any:
         if node is None:
             return None
         if _expanded_size(node, {}) > MOST_VALUES:
-            raise _problem(
-                node, f"it has more than {MOST_VALUES:,} values once its aliases are replaced"
-            )
+            raise _problem(node, f"its aliases stand for more than {MOST_VALUES:,} values")
         return loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         place = place.on_line(text.count("\n", 0, error.position) + 1)

@@ -112,7 +112,9 @@ class Split:
     def first(self, count: int) -> Split:
         """Its first `count` questions, or all if there are fewer, and their images alone."""
         types = {"answer_type": self.answer_types, "question_type": self.question_types}
-        changed = {name: categories.codes[:count] for name, categories in types.items()}
+        changed: dict[str, Any] = {
+            name: categories.codes[:count] for name, categories in types.items()
+        }
         changed["question_ids"] = self.question_ids[:count]
         images, index = np.unique(self.image_index[:count], return_inverse=True)
         changed |= {"image_ids": self.image_ids[images], "image_index": index.astype(np.int32)}

@@ -193,11 +193,8 @@ def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Ch
     try:
         return load_checkpoint(path)
     except DamagedCheckpointError as error:
-        of_a_run = path.parent.name == "checkpoints"
-        intact = newest_intact(path.parent)[0] if of_a_run else None
-        way_out = (
-            f"; the newest intact one is {intact}, which can be given instead" if intact else ""
-        )
+        intact = newest_intact(path.parent)[0] if path.parent.name == "checkpoints" else None
+        way_out = f"; the newest intact one is {intact}; give its path" if intact else ""
         raise RunError(f"{error}{way_out}") from error
     except RunError:
         if path == target or path.exists():

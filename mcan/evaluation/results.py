@@ -84,22 +84,13 @@ def prediction_entries(
 
 def question_details(dataset: VQADataset, scores: Accuracies | None) -> list[dict[str, Any]]:
     """[{question, image_id, human_answers, score}] of each question; score from 0 to 1, or None."""
-    details: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for split in dataset.splits:
         images = array_to_ids(split.image_ids[split.image_index])
-        for image, question, answers in zip(
-            images, split.questions, split.human_answers, strict=True
-        ):
-            score = None if scores is None else float(scores[len(details)])
-            details.append(
-                {
-                    "question": question,
-                    "image_id": image,
-                    "human_answers": answers,
-                    "score": score,
-                }
-            )
-    return details
+        rows += zip(split.questions, images, split.human_answers, strict=True)
+    given = [None] * len(rows) if scores is None else scores.tolist()
+    keys = ("question", "image_id", "human_answers", "score")
+    return [dict(zip(keys, (*row, s), strict=True)) for row, s in zip(rows, given, strict=True)]
 
 
 def list_mistakes(
