@@ -76,7 +76,10 @@ FREE = (
     *("data.prepared=moved", "data.images=[moved.h5]", "data.workers=3", "train.device=cpu"),
     *("train.log_every=7", "train.keep_last=2", "evaluation.batch_size=3"),
 )
-COUNTED = ("model.depth=3", "optimizer.lr=1e-3", "data.max_tokens=9", "evaluation.metric=vqa")
+COUNTED = (
+    *("model.depth=3", "optimizer.lr=1e-3", "data.max_tokens=9", "evaluation.metric=vqa"),
+    *("data.limit=9", "train.max_steps=9", "evaluation.best_by=n"),
+)
 
 
 @pytest.mark.parametrize("change", [*FREE, *COUNTED])
