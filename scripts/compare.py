@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,7 @@ _OVERRIDE = re.compile(r"[\w.]+=")
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        usage="compare.py RUN RUN [key=value ...] [options]\n"
-        "       compare.py --a RUN [RUN ...] --b RUN [RUN ...] [key=value ...] [options]",
+        usage="compare.py (RUN RUN | --a RUN ... --b RUN ...) [key=value ...] [options]",
         description="Difference B - A of the accuracies of two runs on the same questions, overall "
         "and per type, with paired bootstrap intervals, and the questions that changed. Groups of "
         "runs are paired by seed, and the intervals cover questions and seeds.",
@@ -45,16 +44,16 @@ def parse() -> argparse.Namespace:
         "than about 30 questions or 10 seeds are too narrow.",
     )
     described = (
-        "A and B: a run folder (its evaluation at the latest step counts), or a folder with a "
+        "a run folder (its evaluation at the latest step counts), or a folder with a "
         f"{PREDICTIONS_FILE} of eval.py; key=value changes a key of the runs' configs: "
         "data.prepared=... says where the data is now"
     )
-    parser.add_argument("arguments", metavar="RUN | key=value", nargs="*", help=described)
+    parser.add_argument("runs", metavar="RUN | key=value", nargs="*", help=described)
     for name in ("--a", "--b"):
         group = f"the runs of group {name[2:].upper()}, one of each seed"
         parser.add_argument(name, metavar="RUN", nargs="+", default=[], help=group)
     parser.add_argument("--split", help="split to compare (default: data.evaluate of A)")
-    parser.add_argument("--metric", choices=METRICS, help="default: that of eval.py for the runs")
+    parser.add_argument("--metric", choices=METRICS, help="default: as eval.py for A")
     parser.add_argument(
         "--by",
         choices=("question", "image"),
@@ -65,46 +64,30 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--confidence", type=int, choices=(90, 95, 99), default=95, help=percent)
     parser.add_argument("--json", type=Path, help="write everything, with all changed questions")
     args = parser.parse_intermixed_args()
-    texts = [*args.arguments, *args.a, *args.b]
-    args.overrides = [text for text in texts if _OVERRIDE.match(text)]
-    alone, args.a, args.b = (
-        [Path(text) for text in given if not _OVERRIDE.match(text)]
-        for given in (args.arguments, args.a, args.b)
+    args.overrides = list(filter(_OVERRIDE.match, [*args.runs, *args.a, *args.b]))
+    runs, *groups = (
+        [Path(text) for text in texts if text not in args.overrides]
+        for texts in (args.runs, args.a, args.b)
     )
-    if len(alone) == 2 and not (args.a or args.b):
-        args.a, args.b = alone[:1], alone[1:]
-    elif alone or not (args.a and args.b):
+    args.groups = [*([run] for run in runs), *filter(None, groups)]
+    if len(args.groups) != 2:
         raise RunError("name two runs, RUN RUN, or two groups, --a RUN ... --b RUN ...")
-    else:
-        folders = [path.resolve() for path in (*args.a, *args.b)]
-        if twice := [path for path in folders if folders.count(path) > 1]:
-            raise RunError(f"{twice[0]}: named twice; each run belongs to one group, once")
     return args
 
 
 def main() -> None:
     args = parse()
     refuse_existing(args.json, "--json")
-    configs = read_configs([*args.a, *args.b], args.overrides)
-    groups = pair_by_seed(args.a, args.b, configs)
-    config = configs[groups[0][0]]
+    configs = read_configs([*args.groups[0], *args.groups[1]], args.overrides)
+    groups = pair_by_seed(args.groups, configs)
+    config, *_ = configs.values()
     name = args.split or config.data.evaluate
     if name is None:
-        raise RunError(f"{args.a[0]}: the config has no data.evaluate; name a split with --split")
-    paths = dict.fromkeys([config.data.prepared, *(c.data.prepared for c in configs.values())])
-    prepared = {path: Prepared.open(path) for path in paths}
-    home, *others = prepared.values()
-    found = {c.evaluation.metric or prepared[c.data.prepared].metric for c in configs.values()}
-    if len(found) > 1 and not args.metric:
-        raise RunError(f"scored with {' and '.join(sorted(found))}; choose one with --metric")
-    metric: str = args.metric or found.pop()
-    split = read_split(home, others, name)
-    limits = {c.data.limit for c in configs.values()}
-    if len(limits) > 1:
-        raise RunError("the runs have different data.limit; compare runs on the same questions")
-    if (limit := config.data.limit) is not None:
-        split = split.first(limit)
-    ids, where = array_to_ids(split.question_ids), f"split {name} of {home.folder}"
+        raise RunError(f"{groups[0][0]}: the config has no data.evaluate; use --split")
+    prepared = Prepared.open(config.data.prepared)
+    metric: str = args.metric or config.evaluation.metric or prepared.metric
+    split = read_split(configs.values(), name)
+    ids, where = array_to_ids(split.question_ids), f"split {name} of {prepared.folder}"
     humans = list(split.human_answers)
     folders = [[find_predictions(target, name) for target in group] for group in groups]
     answers_a, answers_b = (
@@ -115,18 +98,18 @@ def main() -> None:
         np.array([accuracies(metric, given, humans) for given in group])
         for group in (answers_a, answers_b)
     )
+    resamples = RESAMPLES if len(scores_a) == 1 else RESAMPLES_OF_SEEDS
     by_seed = [percentage(b) - percentage(a) for a, b in zip(scores_a, scores_b, strict=True)]
-    resamples = RESAMPLES if len(by_seed) == 1 else RESAMPLES_OF_SEEDS
 
-    rows = differences(scores_a, scores_b, split, args.by == "image", args.confidence)
-    counts = outcomes(scores_a, scores_b)
+    images = split.image_index if args.by == "image" else None
+    rows = differences(scores_a, scores_b, split, images, args.confidence, resamples)
     changed = changed_questions(answers_a, answers_b, scores_a, scores_b, split)
+    counts = outcomes(changed, len(split))
     if args.json:
-        named = [str(group[0]) if len(group) == 1 else [*map(str, group)] for group in folders]
         record = {
-            "a": named[0],
-            "b": named[1],
-            "prepared": str(home.folder),
+            "a": list(map(str, folders[0])),
+            "b": list(map(str, folders[1])),
+            "prepared": str(prepared.folder),
             "split": name,
             "metric": metric,
             "by": args.by,
@@ -139,27 +122,18 @@ def main() -> None:
         }
         save_text(args.json, json.dumps(record, indent=2) + "\n")
     for label, group in zip("AB", folders, strict=True):
-        print(*(f"{label}: {folder}" for folder in group), sep="\n")
-    drawn = f"{args.by}s" + (f" and {len(by_seed)} seeds" if len(by_seed) > 1 else "")
+        print(f"{label}: {', '.join(map(str, group))}")
+    drawn = f"{args.by}s" if len(by_seed) == 1 else f"{args.by}s and {len(by_seed)} seeds"
     print(f"split {name}, metric {metric}; {resamples:,} resamples of {drawn}\n")
     print(difference_table(rows, args.confidence))
     print("* the interval excludes zero")
-    print(f"{seed_note(by_seed, args.by)}\n")
-    print(", ".join(f"{outcome}: {count:,}" for outcome, count in counts.items()))
+    print(f"B - A by seed: {', '.join(map(signed, by_seed))}")
+    if len(by_seed) == 1:
+        print("one seed: the intervals do not cover the randomness of training; see --a and --b")
+    print("\n" + ", ".join(f"{outcome}: {count:,}" for outcome, count in counts.items()))
     if changed:
         print(f"\nchanged, {min(SHOWN, len(changed))} of {len(changed):,}:")
         print(list_changed(changed[:SHOWN]))
-
-
-def seed_note(by_seed: Sequence[float], by: str) -> str:
-    """What one seed alone cannot tell: a sentence on the differences `by_seed`, in points."""
-    if len(by_seed) == 1:
-        return (
-            f"one seed each: the intervals cover the choice of {by}s, not the randomness of "
-            "training, which only runs with several seeds show (--a RUN ... --b RUN ...)"
-        )
-    shown = ", ".join(map(signed, by_seed))
-    return f"B - A by seed: {shown}; one seed alone cannot tell how much another differs"
 
 
 def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> dict[Path, Config]:
@@ -167,46 +141,45 @@ def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> dict[Path
 
     Of two targets, one without a run has that of the other, or of `overrides` alone.
     """
-    found: dict[Path, Config] = {}
+    found: dict[Path, Config | None] = {}
     for target in targets:
-        if not target.is_dir():
-            raise RunError(f"{target}: no such run folder")
         candidates = map(RunFolder, (target, target.resolve().parent.parent))
-        if run := next((each for each in candidates if each.exists), None):
-            found[target] = load_config(run.config, overrides)
-        elif len(targets) > 2:
+        run = next((each for each in candidates if each.exists), None)
+        found[target] = load_config(run.config, overrides) if run else None
+        if run is None and len(targets) > 2:
             raise RunError(f"{target}: not in a run folder, so its seed is unknown")
-    if not found:
+    known = next(filter(None, found.values()), None)
+    if known is None:
         # Only the prepared data, the split and the metric are used.
         stated = {"name": "comparison", "data": {"images": ["none"]}}
-        where = f"{targets[0]} and {targets[1]} are not in run folders"
-        found[targets[0]] = config_from_dict(stated, where, overrides)
-    known = next(iter(found.values()))
-    return {target: found.get(target, known) for target in targets}
+        where = f"{' and '.join(map(str, targets))} are not in run folders"
+        known = config_from_dict(stated, where, overrides)
+    return {target: config or known for target, config in found.items()}
 
 
 def pair_by_seed(
-    a: Sequence[Path], b: Sequence[Path], configs: Mapping[Path, Config]
-) -> tuple[Sequence[Path], Sequence[Path]]:
+    groups: Sequence[Sequence[Path]], configs: Mapping[Path, Config]
+) -> list[list[Path]]:
     """Both groups in the order of their seeds; one run each is a pair, whatever its seed."""
-    a, b = (sorted(group, key=lambda target: configs[target].seed) for group in (a, b))
-    seeds = [[configs[target].seed for target in group] for group in (a, b)]
-    repeated = len({*seeds[0]}) < len(a)
-    if len(a) + len(b) > 2 and (repeated or seeds[0] != seeds[1]):
+    pairs = [sorted(group, key=lambda run: configs[run].seed) for group in groups]
+    a, b = ([configs[run].seed for run in group] for group in pairs)
+    if len(a) + len(b) > 2 and (a != b or len({*a}) < len(a)):
         raise RunError(
-            f"the runs of --a have the seeds {shorten(seeds[0])}, those of --b "
-            f"{shorten(seeds[1])}; runs are paired by seed, so both groups need one run of each"
+            f"the seeds of A are {shorten(a)}, those of B {shorten(b)}; runs are paired by seed, "
+            "so both groups need one run of each"
         )
-    return a, b
+    return pairs
 
 
-def read_split(home: Prepared, others: Sequence[Prepared], name: str) -> Split:
-    """The split of `home`; `DataError` if that of another has other questions."""
-    split = home.split(name)
-    for theirs in (other.split(name) for other in others):
+def read_split(configs: Iterable[Config], name: str) -> Split:
+    """The split of the first config; `DataError` if that of another has other questions."""
+    sources = dict.fromkeys((config.data.prepared, config.data.limit) for config in configs)
+    opened = ((Prepared.open(path).split(name), limit) for path, limit in sources)
+    split, *others = (each.first(limit) if limit else each for each, limit in opened)
+    for theirs in others:
         # Their ids are compared with those of the predictions.
         if list(theirs.questions) != list(split.questions):
-            reason = "compare runs on the same questions"
+            reason = "compare runs on the same questions, with the same data.limit"
             raise DataError(f"{theirs.path}: other questions than in {split.path}; {reason}")
     if not split.human_answers.complete:
         raise DataError(f"{split.path}: questions without human answers to score against")

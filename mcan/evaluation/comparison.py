@@ -12,7 +12,7 @@ N questions, M units that are resampled, K distinct units, S seeds: pairs of run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -79,11 +79,16 @@ class Difference(NamedTuple):
 
 
 def differences(
-    scores_a: Accuracies, scores_b: Accuracies, split: Split, by_image: bool, confidence: float
+    scores_a: Accuracies,
+    scores_b: Accuracies,
+    split: Split,
+    clusters: NDArray[np.integer] | None,
+    confidence: float,
+    resamples: int,
 ) -> list[Difference]:
     """Overall, per answer type and per question type of `split`; scores (S, N), 0 to 1.
 
-    `by_image` resamples images instead of questions.
+    The other arguments are those of `bootstrap_interval`.
     """
     groups = [("overall", "", np.ones(len(split), bool))]
     kinds = {"answer type": split.answer_types, "question type": split.question_types}
@@ -93,25 +98,10 @@ def differences(
     for kind, name, rows in groups:
         a, b = scores_a[:, rows], scores_b[:, rows]
         of_a, of_b = fmean(map(percentage, a)), fmean(map(percentage, b))
-        images = split.image_index[rows] if by_image else None
-        resamples = RESAMPLES if len(a) == 1 else RESAMPLES_OF_SEEDS
-        interval = bootstrap_interval(100 * (b - a), images, confidence, resamples)
+        drawn = None if clusters is None else clusters[rows]
+        interval = bootstrap_interval(100 * (b - a), drawn, confidence, resamples)
         found.append(Difference(kind, name, int(rows.sum()), of_a, of_b, of_b - of_a, interval))
     return found
-
-
-def outcomes(scores_a: Accuracies, scores_b: Accuracies) -> dict[str, int]:
-    """How many questions B answers better than A, worse, and equally well; scores (S, N)."""
-    change = _changes(scores_a, scores_b)
-    better, worse = int((change > 0).sum()), int((change < 0).sum())
-    equal = len(change) - better - worse
-    return {"better with B": better, "worse with B": worse, "equal": equal}
-
-
-def _changes(scores_a: Accuracies, scores_b: Accuracies) -> Accuracies:
-    """(N,) the change of each question's mean over seeds, exactly 0 if there is none."""
-    changes: Accuracies = (scores_b - scores_a).mean(0).round(_DECIMALS)
-    return changes
 
 
 def changed_questions(
@@ -125,24 +115,26 @@ def changed_questions(
 
     Answers S x N, scores (S, N), 0 to 1.
     """
-    rows = np.flatnonzero(_changes(scores_a, scores_b))
-    of_a, of_b = ([*zip(*answers, strict=True)] for answers in (answers_a, answers_b))
+    rows = np.flatnonzero((scores_b - scores_a).mean(0).round(_DECIMALS))
     found = []
     for row, question_id in zip(rows.tolist(), array_to_ids(split.question_ids[rows]), strict=True):
         a, b = (100 * float(scores[:, row].mean()) for scores in (scores_a, scores_b))
+        counts = Counter(split.human_answers[row]).most_common()
         entry = {
             "question_id": question_id,
             "question": split.questions[row],
-            "answer_a": of_a[row][0] if len(of_a[row]) == 1 else _counted(of_a[row]),
-            "answer_b": of_b[row][0] if len(of_b[row]) == 1 else _counted(of_b[row]),
-            "human_answers": _counted(split.human_answers[row]),
+            "answer_a": ", ".join(answers[row] for answers in answers_a),
+            "answer_b": ", ".join(answers[row] for answers in answers_b),
+            "human_answers": ", ".join(f"{answer} ({count})" for answer, count in counts),
         }
         found.append({**entry, "accuracy_a": a, "accuracy_b": b, "change": b - a})
     return found
 
 
-def _counted(answers: Iterable[str]) -> str:
-    return ", ".join(f"{answer} ({count})" for answer, count in Counter(answers).most_common())
+def outcomes(changed: Sequence[dict[str, Any]], questions: int) -> dict[str, int]:
+    """How many of all `questions` B answers better than A, worse, and equally well."""
+    better, equal = sum(item["change"] > 0 for item in changed), questions - len(changed)
+    return {"better with B": better, "worse with B": len(changed) - better, "equal": equal}
 
 
 def difference_table(rows: Sequence[Difference], confidence: float) -> str:
