@@ -54,14 +54,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ROW[:COLUMN]=SCORE",
         help="enter an evaluation server's scores, in %%, and write the table; runs nothing",
     )
-    add(
-        "--rerun-changed",
-        action="store_true",
-        help="run again what other code made; the old folders are kept in superseded/",
-    )
+    again = "run again what other code made; the old folders are kept in superseded/"
+    add("--rerun-changed", action="store_true", help=again)
     args = parser.parse_args(arguments)
-    if args.fill and (args.dry_run or args.rerun_changed):
-        parser.error("--fill enters scores and runs nothing; use it alone")
     if args.slurm and args.launcher != "slurm":
         parser.error("--slurm needs --launcher slurm")
     return args

@@ -272,11 +272,13 @@ def test_full_predictions_and_the_worst(lab):
         }
     wrong = [found for found in expected if not found["accuracy"]]
     wrong.sort(key=lambda found: -found["probabilities"][found["answer"]])
-    assert f"2 of {len(wrong)} mistakes (score 0), the most probable first" in result.out
-    shown = re.findall(r"^question (\d+), image \d+: ", result.out, re.MULTILINE)
-    assert [int(i) for i in shown] == [found["question_id"] for found in wrong[:2]]
-    chance = wrong[0]["probabilities"][wrong[0]["answer"]]
-    assert f'predicted "{wrong[0]["answer"]}" with probability {chance:.3f}, score' in result.out
+    assert f"2 of {len(wrong)} mistakes, the most probable first" in result.out
+    shown = re.findall(r"^(\d+)  .* \(image \d+\)\n    (.*) \((.*)%\) \|", result.out, re.MULTILINE)
+    assert [(int(i), answer) for i, answer, _ in shown] == [
+        (found["question_id"], found["answer"]) for found in wrong[:2]
+    ]
+    chance = 100 * wrong[0]["probabilities"][wrong[0]["answer"]]
+    assert float(shown[0][2]) == pytest.approx(chance, abs=0.06)
     plain, full = written(lab.folder / "plain"), written(lab.folder / "full")
     assert plain["metrics"] == full["metrics"]
 

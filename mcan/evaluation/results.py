@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mcan.console import align
 from mcan.data.arrays import Id, array_to_ids
 from mcan.data.dataset import VQADataset
@@ -26,7 +28,6 @@ from mcan.evaluation.metrics import (
     upper_bound,
 )
 from mcan.evaluation.predict import Predictions
-from mcan.section import show
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"
@@ -100,18 +101,15 @@ def list_mistakes(
 
     An entry holds what `prediction_entries` and `question_details` say of a question.
     """
-    chances = predictions.probabilities[:, 0].tolist()
-    wrong = [row for row, entry in enumerate(entries) if entry["score"] == 0]
-    chosen = sorted(wrong, key=lambda row: -chances[row])[:count]
-    lines = [f"{len(chosen):,} of {len(wrong):,} mistakes (score 0), the most probable first"]
-    for row in chosen:
-        entry = entries[row]
-        given = Counter(entry["human_answers"]).most_common()
-        answers = ", ".join(f"{show(text)} x {number}" for text, number in given)
+    chances = predictions.probabilities[:, 0]
+    order = np.argsort(-chances, kind="stable").tolist()
+    wrong = [row for row in order if entries[row]["score"] == 0]
+    lines = [f"{min(count, len(wrong))} of {len(wrong):,} mistakes, the most probable first"]
+    for row in wrong[:count]:
+        people = Counter(entries[row]["human_answers"]).most_common()
         lines.append(
-            f"\nquestion {entry['question_id']}, image {entry['image_id']}: {entry['question']}\n"
-            f"  predicted {show(entry['answer'])} with probability {chances[row]:.3f}, score 0.00\n"
-            f"  answers   {answers}"
+            "{question_id}  {question} (image {image_id})\n    {answer}".format_map(entries[row])
+            + f" ({chances[row]:.1%}) | people: {', '.join(f'{a} ({n})' for a, n in people)}"
         )
     return "\n".join(lines)
 

@@ -42,12 +42,12 @@ _STYLE: Any = {
 def write_figures(folder: Path, summary: TableSummary) -> None:
     """Write table.png, and curves.png if there are learning curves."""
     options: Any = {"format": "png", "metadata": {"Software": None}}
+    figures = {"table.png": draw_table} | (
+        {"curves.png": draw_curves} if summary.has_curves else {}
+    )
     with drawing():
-        write_atomically(folder / "table.png", partial(draw_table(summary).savefig, **options))
-        if summary.has_curves:
-            write_atomically(
-                folder / "curves.png", partial(draw_curves(summary).savefig, **options)
-            )
+        for name, draw in figures.items():
+            write_atomically(folder / name, partial(draw(summary).savefig, **options))
 
 
 @contextmanager
@@ -82,14 +82,13 @@ def draw_table(summary: TableSummary) -> Figure:
     names = [textwrap.fill(row.row.name, 30, break_on_hyphens=False) for row in summary.rows]
     lines = sum(1 + name.count("\n") for name in names)
     across, height = (4, 1 + 0.3 * lines) if plot is None else (2, 3 + 0.2 * len(series))
-    columns = [name for name in summary.columns if not summary.counts(name)] or summary.columns
-    down = math.ceil(len(columns) / across)
-    across = math.ceil(len(columns) / down)
+    down = math.ceil(len(summary.columns) / across)
+    across = math.ceil(len(summary.columns) / down)
     # 880 pixels: what a README shows without scaling.
     figure = Figure(figsize=(8.8, down * height + 1), layout="constrained")
     figure.suptitle(textwrap.fill(summary.table.title, 90), fontweight="bold")
     panels = []
-    for number, column in enumerate(columns, 1):
+    for number, column in enumerate(summary.columns, 1):
         panels.append(figure.add_subplot(down, across, number, title=column))
     handles: dict[str, Any] = {}
     for number, (name, points) in enumerate(series.items()):
@@ -98,7 +97,7 @@ def draw_table(summary: TableSummary) -> Figure:
         hollow = {**style, "linestyle": "none", "fillstyle": "none", "markersize": 10}
         cited = f"{name}, published" if plot else "published"
         cited += "" if all(each.row.verified for each in rows) else " (from memory)"
-        for panel, column in zip(panels, columns, strict=True):
+        for panel, column in zip(panels, summary.columns, strict=True):
             cells = [row.cells[column] for row in rows]
             drawn = {name: ([cell.mean for cell in cells], style)}
             published = [cell.published for cell in cells]
@@ -130,27 +129,23 @@ def draw_table(summary: TableSummary) -> Figure:
 def draw_curves(summary: TableSummary) -> Figure:
     """Accuracy over the epochs of training: per row, a line for the mean and a band of spread.
 
-    A row has the epochs after which all its finished runs were evaluated, if they were at all.
+    A row has the epochs after which all its finished runs were evaluated.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8.8, 5 + 0.1 * len(summary.rows)), layout="constrained")
     figure.suptitle(textwrap.fill(summary.table.title, 90), fontweight="bold")
     panel, handles = figure.subplots(), {}
+    panel.set(xlabel="epoch", ylabel="accuracy (%) on data.evaluate")
     for number, row in enumerate(summary.rows):
-        if row.curves and (epochs := sorted(set.intersection(*map(set, row.curves.values())))):
+        if row.curves:
+            epochs = sorted(set.intersection(*map(set, row.curves.values())))
             values = np.array([[curve[epoch] for epoch in epochs] for curve in row.curves.values()])
             mean, style = values.mean(0), line_style(number)
             spread = values.std(0, ddof=1) if len(values) > 1 else 0
             (handles[row.row.name],) = panel.plot(epochs, mean, markersize=4, **style)
             band: Any = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
             panel.fill_between(epochs, mean - spread, mean + spread, **band)
-    drawn = (row.runs[0].config.data.evaluate for row in summary.rows if row.curves)
-    splits = dict.fromkeys(map(str, drawn))
-    panel.set(xlabel="epoch", ylabel=f"accuracy (%) on {', '.join(splits)}")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _share_span([panel], "y")
     _add_legend(figure, handles, SPREAD)
     return figure
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ConfigDict, FiniteFloat, ValidationError
 
@@ -17,8 +17,6 @@ from mcan.errors import DataError, RunError
 from mcan.files import sha256_of
 from mcan.section import Section
 from mcan.tables.planning import PlannedRun, distinct
-
-Value = TypeVar("Value")
 
 
 class RunMetrics(Section):
@@ -111,26 +109,22 @@ def collect(runs: Sequence[PlannedRun], data: DataCache) -> dict[Path, Outcome]:
 
 def training_codes(run: PlannedRun) -> list[str]:
     """Digests of the code at each start or resume of the run's training."""
-    return _read_lines(run.folder / "environment.jsonl", lambda line: str(line["code"]))
+    return [line["code"] for line in _read_lines(run.folder / "environment.jsonl")]
 
 
 def learning_curve(run: PlannedRun) -> dict[int, float]:
     """Epoch -> accuracy in percent of the evaluations during the run's training."""
-
-    def point(line: dict[str, Any]) -> tuple[int, float] | None:
-        evaluated = line["kind"] == "evaluation"
-        return (int(line["epoch"]), float(line["overall"])) if evaluated else None
-
-    return dict(filter(None, _read_lines(run.folder / "metrics.jsonl", point)))
+    lines = _read_lines(run.folder / "metrics.jsonl")
+    return {line["epoch"]: line["overall"] for line in lines if line["kind"] == "evaluation"}
 
 
-def _read_lines(path: Path, pick: Callable[[dict[str, Any]], Value]) -> list[Value]:
-    """What `pick` takes from each line of a run's log; nothing if there is none."""
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; none if it is not there."""
     try:
-        return [pick(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError, LookupError) as error:
+    except ValueError as error:
         raise RunError(f"{path}: not the JSON that train.py wrote") from error
 
 

@@ -189,9 +189,9 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
 
 
 def set_aside(runs: Sequence[PlannedRun]) -> list[Path]:
-    """Move the folders of runs that other code made to `superseded/`, where nothing reads them.
+    """Move the folders of runs that other code made to `superseded/`; returns where they are.
 
-    Returns where they are now. Raises `RunError` if a run is being worked on.
+    Raises `RunError` if a run is being worked on.
     """
     moved, now = [], time.strftime("%Y%m%d-%H%M%S")
     for run in runs:

@@ -70,11 +70,6 @@ class TableSummary:
     def has_curves(self) -> bool:
         return any(row.curves for row in self.rows)
 
-    def counts(self, column: str) -> bool:
-        """Whether the column holds whole numbers, such as `n`, and not accuracies."""
-        values = [value for row in self.rows for value in row.cells[column].seeds.values()]
-        return bool(values) and all(isinstance(value, int) for value in values)
-
 
 def summarise(
     table: Table,
@@ -93,9 +88,7 @@ def summarise(
     types = sorted({name for each in scored for name in each.per_answer_type} - {""})
     columns = table.columns
     if not same_dataset and not {*types} <= {*columns}:
-        known = {name for each in scored for name in numbers(each)}
-        own = (name for name in columns if name in known)
-        columns = tuple(dict.fromkeys([OVERALL, *types, *own]))
+        columns = (OVERALL, *types)
     comparable = same_dataset and same_metric
     rows = []
     for row in table.rows:
@@ -116,8 +109,8 @@ def summarise(
             if same and mean is not None and published is not None:
                 difference = mean - published
             cells[name] = Cell(mean, std, published, difference, values)
-        finished = (run for run in planned if run.seed in done)
-        curves = {run.seed: curve for run in finished if (curve := learning_curve(run))}
+        curves = {r.seed: learning_curve(r) for r in planned if r.seed in done}
+        curves = {seed: curve for seed, curve in curves.items() if curve}
         rows.append(RowSummary(row, planned, done, cells, curves))
     return TableSummary(table, columns, tuple(rows), comparable, options)
 
@@ -125,7 +118,7 @@ def summarise(
 def numbers(metrics: RunMetrics) -> dict[str, float]:
     """Every number of metrics.json by its dotted key, those of answer types also by type."""
     flat = {**flatten(metrics.model_dump()), **metrics.per_answer_type}
-    return {key: value for key, value in flat.items() if type(value) in (int, float)}
+    return {key: float(value) for key, value in flat.items() if type(value) in (int, float)}
 
 
 # Scores of an evaluation server are entered by hand and kept in the run's folder, in

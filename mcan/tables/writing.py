@@ -12,21 +12,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mcan.config import flatten
-from mcan.errors import shorten
 from mcan.evaluation.comparison import signed
 from mcan.files import save_text
 from mcan.tables.figures import write_figures
 from mcan.tables.spec import OVERALL
-from mcan.tables.summary import Cell, RowSummary, TableSummary, numbers
+from mcan.tables.summary import Cell, RowSummary, TableSummary
 
 ABSENT = "–"
 DAGGER, DOUBLE_DAGGER = "†", "‡"
 
-LIMITS = {
-    "data.limit": "Only the first {:,} questions of each split were used",
-    "train.max_steps": "Training ended after at most {:,} steps",
-}
-"""Keys that are set for trials, and what they mean for the results."""
+LIMITS = ("data.limit", "train.max_steps")
+"""Keys that are set for trials."""
 _MARKDOWN_SPECIAL = re.compile(r"[\\`*<|\[]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -54,8 +50,7 @@ def text_table(summary: TableSummary) -> list[list[str]]:
     lines = [["row"], *([row.row.name] for row in summary.rows)]
     for name in summary.columns:
         cells = [row.cells[name] for row in summary.rows]
-        decimals = 0 if summary.counts(name) else 2
-        columns = [[name, *(_value(cell, decimals) for cell in cells)]]
+        columns = [[name, *map(_value, cells)]]
         if any(cell.published is not None for cell in cells):
             columns.append(["published", *map(_published, summary.rows, cells)])
             if summary.comparable:
@@ -81,12 +76,12 @@ def _difference(cell: Cell) -> str:
     return signed(cell.difference).replace("-", "−")
 
 
-def _value(cell: Cell, decimals: int) -> str:
+def _value(cell: Cell) -> str:
     """`mean ± std`; the mean alone of one run; marked if it is the server's."""
     if cell.mean is None:
         return ABSENT
-    spread = "" if cell.std is None else f" ± {cell.std:.{decimals}f}"
-    return f"{cell.mean:,.{decimals}f}{spread}{DOUBLE_DAGGER if cell.from_server else ''}"
+    spread = "" if cell.std is None else f" ± {cell.std:.2f}"
+    return f"{cell.mean:,.2f}{spread}{DOUBLE_DAGGER if cell.from_server else ''}"
 
 
 def footnotes(summary: TableSummary) -> Iterator[str]:
@@ -95,24 +90,17 @@ def footnotes(summary: TableSummary) -> Iterator[str]:
     cells = [row.cells[column] for row in rows for column in summary.columns]
     on = "Accuracy in percent on {0.split} of {0.dataset} ({1.n:,} questions), metric {1.metric}"
     rows_of: dict[str, dict[str, None]] = {}
-    known: dict[str, float] = {}
     for row in rows:
         for run in row.runs:
             done = row.outcomes.get(run.seed)
             if done is None or done.metrics is None:
                 continue
-            known |= numbers(done.metrics)
             stated = flatten(run.config.model_dump())
-            limits = [(key, limit) for key in LIMITS if (limit := stated.get(key)) is not None]
-            texts = [f"{LIMITS[key].format(limit)} ({key})" for key, limit in limits]
-            for text in (on.format(done, done.metrics), *texts):
+            limits = [f"Limited by {key}={stated[key]}" for key in LIMITS if stated[key]]
+            for text in (on.format(done, done.metrics), *limits):
                 rows_of.setdefault(text, {})[row.row.name] = None
-    measured = {name for names in rows_of.values() for name in names}
     for text, names in rows_of.items():
-        yield f"{text}." if len(names) == len(measured) else f"{text}: {', '.join(names)}."
-    for name in summary.columns:
-        if known and all(row.cells[name].mean is None for row in rows):
-            yield f"No finished run has a number {name} in metrics.json; there is {shorten(known)}."
+        yield f"{text}." if len(rows_of) == 1 else f"{text}: {', '.join(names)}."
     if any(cell.std is not None for cell in cells):
         yield "± is the sample standard deviation (n − 1) over seeds; values without it: one run."
     if any(cell.from_server for cell in cells):

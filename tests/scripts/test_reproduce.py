@@ -220,8 +220,9 @@ def test_trials_on_part_of_the_data_say_so(lab):
     result = lab.reproduce("--runs", "trial", "--seeds", "0", "--set", *limited, "--rows", "wide")
     assert result.status == 0, result.err
     assert "1 of 1" in result.out
-    assert "- Only the first 9 questions of each split were used (data.limit)." in result.out
-    assert "- Training ended after at most 4 steps (train.max_steps)." in result.out
+    assert "(9 questions)" in result.out
+    for limit in limited:
+        assert f"- Limited by {limit}: wide." in result.out
     (run,) = lab.folders("trial")
     assert (run / "checkpoints/step_00000004.pt").exists()
     compared = lab.execute("scripts/compare", [str(run), str(run)])

@@ -83,12 +83,6 @@ def test_columns_are_the_tables_or_those_of_another_dataset(tmp_path, types, dat
     assert all(cell(made, name).mean == value for name, value in types.items() if name)
 
 
-def test_other_numbers_stay_columns_on_another_dataset(tmp_path):
-    made = make(tmp_path, [row("A", 1)], columns=["upper_bound", "number", "overall"])
-    made.finish("A", 0, 97.0, {"relational": 95.0}, dataset="shapes")
-    assert made.summary.columns == ("overall", "relational", "upper_bound")
-
-
 def test_no_difference_between_metrics(tmp_path):
     made = one_row(tmp_path, overall=65.0)
     made.finish("A", 0, 66.0, metric="vqa")
