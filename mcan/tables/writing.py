@@ -107,19 +107,11 @@ def footnotes(summary: TableSummary) -> Iterator[str]:
         yield f"{DOUBLE_DAGGER} the evaluation server's score for one submission, metric unknown."
     if any(cell.published is not None for cell in cells):
         metric = "" if table.metric is None else f", metric {table.metric}"
-        yield f"Source of the published values: {table.source}{metric}."
+        yield f"Source of the published values: {table.source}; {table.dataset}{metric}."
         if not all(row.row.verified for row in rows if row.row.published):
             yield f"{DAGGER} from memory, not checked against the source."
-        outcomes = [each for row in rows for each in row.outcomes.values()]
-        datasets = {each.dataset for each in outcomes}
-        metrics = {each.metrics.metric for each in outcomes if each.metrics is not None}
-        for kind, published, found in (
-            ("dataset", table.dataset, datasets),
-            ("metric", table.metric, metrics),
-        ):
-            if published and (others := sorted(found - {published})):
-                text = f"The {kind} of the published values is {published}, that of runs"
-                yield f"{text} {', '.join(others)}: no difference is given."
+        if not summary.comparable:
+            yield "Runs of another dataset or metric: no difference is given."
     bases = {str(run.base) for row in rows for run in row.runs}
     if len(bases) == 1:
         yield f"Config of all rows: {bases.pop()}, with the overrides listed in table.json."

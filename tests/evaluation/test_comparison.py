@@ -70,14 +70,6 @@ def test_seeds_and_questions_by_enumeration(seeds, clusters):
     assert found == pytest.approx(list(exact), abs=0.02 * np.ptp(means))
 
 
-def test_seeds_that_differ_widen_the_interval():
-    """Many questions, each with the same difference within a seed: only the seeds vary."""
-    of_seeds = draw(30, same=0.0)
-    found = bootstrap_interval(np.tile(of_seeds[:, None], (1, 2_000)))
-    assert found == pytest.approx(bootstrap_interval(of_seeds), abs=0.02)
-    assert bootstrap_interval(np.full((3, 2_000), 0.25)) == [0.25, 0.25]
-
-
 def test_skewed_counts_against_the_binomial():
     """Three of 40 questions changed: a resample's mean is Binomial(40, 3 / 40) / 40."""
     values = np.zeros(40)

@@ -124,11 +124,8 @@ def test_groups_are_paired_by_seed(lab):
     accuracy = np.mean([*ACCURACIES_A, *ACCURACIES_B]) + 100 / 12
     assert [overall["accuracy_a"], overall["accuracy_b"]] == pytest.approx([accuracy, accuracy])
     assert overall["difference"] == pytest.approx(0)
-    # Both seeds change alike with probability 1/2: then the difference of a draw of questions.
-    drawn = np.array([np.mean(each) for each in itertools.product(CHANGES, repeat=6)])
-    means = np.concatenate([drawn, -drawn, np.zeros(2 * len(drawn))])
-    expected = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
-    assert overall["interval"] == pytest.approx(expected.tolist(), abs=2)
+    low, high = overall["interval"]
+    assert low < -change < change < high
     assert record["outcomes"] == {"better with B": 0, "worse with B": 0, "equal": 6}
     printed = compare(lab, *groups).out.splitlines()
     assert printed[:2] == [f"A: {steps[0]}, {steps[1]}", f"B: {steps[2]}, {steps[3]}"]
@@ -186,12 +183,6 @@ def test_the_metric_is_chosen_by_option_or_override(lab):
     assert compared(lab, "runs/a", "runs/b", "evaluation.metric=exact") == record
 
 
-def test_a_run_with_itself(lab):
-    result = compare(lab, "runs/a", "runs/a")
-    assert re.search(r"overall .* \+0.00 +\[\+0.00, \+0.00\]\n", result.out)
-    assert "changed" not in result.out
-
-
 def test_the_latest_step_of_the_split_counts(lab):
     predictions = lab.folder / "runs" / "b" / "predictions"
     predict(predictions / "val_step_00000009", ANSWERS_A)
@@ -201,6 +192,7 @@ def test_the_latest_step_of_the_split_counts(lab):
     record = compared(lab, "runs/a", "runs/b")
     assert record["b"] == ["runs/b/predictions/val_step_100000000"]
     assert record["changed"] == []
+    assert record["differences"][0]["interval"] == [0, 0]
 
 
 def test_folders_of_predictions(lab):
