@@ -21,7 +21,7 @@ from mcan.config import Config, config_from_dict, flatten
 from mcan.console import positive
 from mcan.data.prepared import Prepared
 from mcan.engine.checkpoint import Checkpoint, open_checkpoint
-from mcan.engine.processes import Processes, explain_memory, processes
+from mcan.engine.processes import Processes, processes
 from mcan.errors import DataError, RunError, command
 from mcan.evaluation.results import (
     METRICS_FILE,
@@ -129,10 +129,7 @@ def main() -> None:
         for name in (PREDICTIONS_FILE, METRICS_FILE):
             refuse_existing(args.output / name, "--output")
     refuse_existing(args.submission, "--submission")
-    with (
-        processes(config.train.device, config.train.deterministic) as job,
-        explain_memory("evaluation", "use data.residency=disk or train.device=cpu"),
-    ):
+    with processes(config.train.device, config.train.deterministic) as job:
         evaluate(members, configs, split, args, job)
 
 
@@ -162,7 +159,7 @@ def evaluate(
     config, sources = configs[0], [str(member.source) for member in members]
     prepared = Prepared.open(config.data.prepared)
     vocabulary = Vocabulary.from_json(members[0].vocabulary, sources[0])
-    stores = open_stores(config, job.device)
+    stores = open_stores(config, job)
     dataset = open_dataset(config, prepared, [split], stores, vocabulary)
     if vocabulary.digest != prepared.vocabulary.digest:
         job.print_once(f"{prepared.folder} has another vocabulary; its questions are re-encoded")
@@ -172,8 +169,9 @@ def evaluate(
             f"WARNING: {', '.join(sources)}: trained on {seen:,} of these questions; the accuracy "
             "says nothing about new data"
         )
-    for warning in dict.fromkeys(text for m in members for text in unknown_stores(m, dataset)):
-        job.print_once(f"WARNING: {warning}")
+    for member in members:
+        for warning in unknown_stores(member, (*stores[0], *stores[1])):
+            job.print_once(f"WARNING: {warning}")
     models = [
         restore_model(member, its, dataset).to(job.device)
         for member, its in zip(members, configs, strict=True)

@@ -27,7 +27,7 @@ from mcan.build import (
 from mcan.config import Config, dump_config, load_config
 from mcan.data.prepared import Prepared
 from mcan.engine.checkpoint import Checkpoint, Position, load_checkpoint
-from mcan.engine.processes import Processes, StopRequest, explain_memory, processes, stop_on_signals
+from mcan.engine.processes import Processes, StopRequest, processes, stop_on_signals
 from mcan.engine.run_folder import RunFolder, check_resumable, checkpoint_to_resume
 from mcan.engine.trainer import Trainer, finished
 from mcan.errors import command
@@ -67,14 +67,11 @@ def main() -> int:
             lambda: checkpoint_to_resume(run, config, args.resume, job.device)
         )
         checkpoint = load_checkpoint(path) if path is not None else None
-        if checkpoint is not None and finished(
-            position := Position(**checkpoint.position), options
-        ):
+        position = Position(**checkpoint.position) if checkpoint else Position()
+        if finished(position, options):
             job.print_once(f"{run.path}: finished after {position.step} steps; nothing to resume")
             return 0
-        with explain_memory("training", "use data.residency=disk or a smaller model"):
-            complete = train(config, run, checkpoint, job, stop)
-        if complete:
+        if train(config, run, checkpoint, job, stop):
             job.print_once(f"finished; evaluate with: python eval.py {shlex.quote(str(run.path))}")
             return 0
         arguments = shlex.join([args.config, *args.overrides])
@@ -95,7 +92,7 @@ def train(
             "warning: train.compile: compiling takes minutes on a CPU and seldom pays there"
         )
     prepared = Prepared.open(config.data.prepared)
-    stores = open_stores(config, job.device)
+    stores = open_stores(config, job)
     dataset = open_dataset(config, prepared, config.data.train, stores)
     check_fits(config, dataset)
     counts, warnings = preflight(dataset)

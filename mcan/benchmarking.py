@@ -190,7 +190,7 @@ class _Bench:
     @classmethod
     def open(cls, config: Config, job: Processes, arm: Arm) -> _Bench:
         prepared = Prepared.open(config.data.prepared)
-        dataset = open_dataset(config, prepared, config.data.train, open_stores(config, job.device))
+        dataset = open_dataset(config, prepared, config.data.train, open_stores(config, job))
         sizes = model_sizes(prepared.vocabulary, dataset)
         torch.manual_seed(config.seed)
         return cls(config, arm, job, prepared, dataset, sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
 from mcan.config import Config, flatten
 from mcan.config.schema import ModelConfig
-from mcan.console import message
 from mcan.data.arrays import Id, Index, array_to_ids, first_duplicate
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared, Split, encode_questions
 from mcan.data.store import ImageStore, open_store
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.losses import LOSSES
-from mcan.engine.processes import Processes, explain_memory
+from mcan.engine.processes import Processes
 from mcan.engine.run_folder import resolve_rows
 from mcan.engine.trainer import Evaluate
 from mcan.errors import ConfigError, DataError, RunError, shorten
@@ -35,29 +34,22 @@ from mcan.section import show
 from mcan.text.vocabulary import UNK, Vocabulary, unknown_words_warning
 from mcan.text.word_vectors import embedding_matrix, read_word_vectors
 
-_LESS_MEMORY = (
-    "lower evaluation.batch_size; evaluation.precision=bf16 and data.residency=disk also save "
-    "memory"
-)
 Stores = tuple[list[ImageStore], list[ImageStore]]
 """The stores of `data.images` and of `data.grid`."""
 
 
-def open_stores(config: Config, device: torch.device) -> Stores:
+def open_stores(config: Config, processes: Processes) -> Stores:
     """The stores, held where `data.residency` says, for every dataset of a run to use."""
 
     def opened(paths: Sequence[str]) -> list[ImageStore]:
-        return [open_store(path).load(config.data.residency, device) for path in paths]
+        return [open_store(path).load(config.data.residency, processes.device) for path in paths]
 
     images, grid = opened(config.data.images), opened(config.data.grid)
-    for store in (*images[1:], *grid[1:]):
-        first = images[0] if store in images else grid[0]
-        ours, theirs = (s.provenance.get("extractor") for s in (first, store))
-        if ours != theirs:
-            message(
-                f"warning: {first.path} and {store.path} are used together, but were extracted in "
-                f"different ways: {json.dumps(ours)} and {json.dumps(theirs)}"
-            )
+    for stores in (images, grid):
+        ways = {json.dumps(store.provenance.get("extractor")): store.path for store in stores}
+        if len(ways) > 1:
+            each = " and ".join(f"{path} by {way}" for way, path in ways.items())
+            processes.print_once(f"warning: stores were extracted in different ways: {each}")
     return images, grid
 
 
@@ -127,9 +119,6 @@ def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
     share = f"{without} of {questions} questions ({without / questions:.0%})"
     warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
     warnings = [warning] if without > 0.2 * questions else []
-    cut = np.mean(np.diff(dataset.tokens.offsets) > dataset.lengths()[0])
-    if cut > 0.1:
-        warnings.append(f"{names}: data.max_tokens cuts {cut:.0%} of the questions; null keeps all")
     return counts, [*warnings, *unknown_word_warnings(dataset)]
 
 
@@ -247,24 +236,19 @@ def count_trained_on(checkpoint: Checkpoint, prepared: Prepared, split: Split) -
     return max(counts)
 
 
-def unknown_stores(checkpoint: Checkpoint, dataset: VQADataset) -> list[str]:
+def unknown_stores(checkpoint: Checkpoint, stores: Iterable[ImageStore]) -> list[str]:
     """A sentence for each image store that the checkpoint was not trained on.
 
     None for another part of what the same extractor made, such as a test set's features.
     """
-    made_by: dict[str, str] = {}
-    digests: set[str] = set()
-    for trained in checkpoint.trained_on:
-        stores = trained.get("stores", {})
-        made_by |= dict.fromkeys(stores, "unknown") | trained.get("made_by", {})
-        digests.update(stores.values())
-    known = ", ".join(f"{path} (made by {how[:200]})" for path, how in made_by.items())
-    groups = [dataset.images, dataset.grid] if dataset.grid else [dataset.images]
+    trained = checkpoint.trained_on[0]  # every split with the same stores
+    digests, made_by = trained.get("stores", {}), trained.get("made_by", {})
+    known = ", ".join(f"{path} (made by {made_by.get(path, 'unknown')[:200]})" for path in digests)
     return [
         f"{store.path} (made by {store.made_by[:200]}) is not what {checkpoint.source} was trained "
         f"on: {known}; with features of another extractor, the accuracy means nothing"
-        for store in (store for group in groups for store in group.stores)
-        if digests and store.digest not in digests
+        for store in stores
+        if digests and store.digest not in digests.values()
         if "extractor" not in store.provenance or store.made_by not in made_by.values()
     ]
 
@@ -362,10 +346,7 @@ def predict_over_processes(
     device, options = processes.device, config.evaluation
     batch_size = options.batch_size or (64 if device.type == "cpu" else 256)
     # Around all batches, so that autocast rounds the weights once and not for each of them.
-    with (
-        explain_memory(f"evaluation in batches of {batch_size}", _LESS_MEMORY),
-        torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"),
-    ):
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         part = predict(
             score,
             dataset,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -56,7 +55,6 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     for index, argument in enumerate(sys.argv[1:], 1):
         if found := re.fullmatch(r"([\w.-]+=)?(~[^/]*/.*)", argument):  # a lone ~ is YAML's null
             sys.argv[index] = (found[1] or "") + expand_home(found[2])
-    text = None
     try:
         status = main()
         sys.stdout.flush()
@@ -67,9 +65,6 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except (UserError, OSError) as error:
-        text, status = f"error: {error}", getattr(error, "exit_code", 2)
-        if getattr(error, "errno", None) == errno.EMFILE:
-            text += "; raise the limit on open files (ulimit -n)"
-    if text is not None:  # printed now that the progress bars of failed readers are gone
-        message(text)
+        message(f"error: {error}")
+        status = getattr(error, "exit_code", 2)
     raise SystemExit(status or 0)

@@ -248,9 +248,8 @@ def test_features_of_further_images(provenance, warned):
     """Another part of what the same extractor made is not reported."""
     trained = {"stores": {"a.h5": "1"}, "made_by": {"a.h5": '{"model": "a"}'}}
     store = ImageStore(Path("b.h5"), "2", provenance, *(np.zeros(0) for _ in range(4)))
-    dataset = SimpleNamespace(images=SimpleNamespace(stores=[store]), grid=None)
     checkpoint = SimpleNamespace(trained_on=[trained], source="x.pt")
-    assert bool(unknown_stores(checkpoint, dataset)) == warned
+    assert bool(unknown_stores(checkpoint, [store])) == warned
 
 
 def test_full_predictions_and_the_worst(lab):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing.connection
 import multiprocessing.queues
 import os
@@ -25,14 +24,6 @@ STOP_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if hasattr(signal, 
 """Signals that end a run after the step in progress; workers leave that to the main process.
 Windows has only the first two.
 """
-_SHM = "enlarge /dev/shm (docker run --shm-size=8g)"
-_CURES = {
-    "SIGKILL": "free memory",
-    "SIGBUS": f"{_SHM}, or check the disk of the image store",
-    os.strerror(errno.ENOSPC): _SHM,
-    os.strerror(errno.ENOMEM): "free memory",
-    os.strerror(errno.EMFILE): "raise the limit on open files (ulimit -n)",
-}
 
 
 @contextmanager
@@ -77,7 +68,7 @@ def _start(loader: DataLoader[Any]) -> Any:
         iterator._shutdown = True  # or else its destructor fails on what it has not made
         for worker in getattr(iterator, "_workers", ()):
             worker.kill()
-        raise _failed("could not be started", os.strerror(error.errno or 0)) from error
+        raise _failed(str(error)) from error
     return iterator
 
 
@@ -101,14 +92,14 @@ def _worker_died(workers: Sequence[Any], error: Exception) -> TrainingError:
     multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5)
     status = next((worker.exitcode for worker in workers if worker.exitcode), 0)
     cause = signal.Signals(-status).name if status < 0 else os.strerror(status)
-    return _failed("died", cause if status not in (0, 1) else str(error))
+    return _failed(cause if status not in (0, 1) else str(error))
 
 
-def _failed(what: str, cause: str) -> TrainingError:
-    cure = f", or {_CURES[cause]}" if cause in _CURES else ""
+def _failed(cause: str) -> TrainingError:
     return TrainingError(
-        f"a process that prepares batches {what} ({cause}); use data.workers=0 or fewer{cure}; "
-        "what was written before is intact"
+        f"a process that prepares batches failed ({cause}); use data.workers=0, or provide more "
+        "memory, shared memory (docker run --shm-size=8g) or open files (ulimit -n); what was "
+        "written before is intact"
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -193,7 +192,7 @@ def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Ch
     try:
         return load_checkpoint(path)
     except DamagedCheckpointError as error:
-        intact = newest_intact(path.parent)[0] if path.parent.name == "checkpoints" else None
+        intact = newest_intact(path.parent)[0]
         way_out = f"; the newest intact one is {intact}; give its path" if intact else ""
         raise RunError(f"{error}{way_out}") from error
     except RunError:
@@ -212,5 +211,4 @@ def save_newest(checkpoint: Checkpoint, folder: Path, best: bool, keep_last: int
         checkpoint.save(folder / BEST)
     checkpoint.save(folder / f"step_{checkpoint.position['step']:08d}.pt")
     for old in list_checkpoints(folder)[:-keep_last]:
-        with suppress(PermissionError):  # Windows keeps files that are open
-            old.unlink()
+        old.unlink()

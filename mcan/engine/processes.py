@@ -19,10 +19,11 @@ from mcan.console import message
 from mcan.data.loading import STOP_SIGNALS
 from mcan.errors import RunError, TrainingError, UserError
 
-_OUT_OF_MEMORY = re.compile(
-    "out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED", re.I)
+_LESS_MEMORY = (
+    "out of memory; raise train.accumulation or lower train.batch_size (evaluation.batch_size); "
+    "train.precision=bf16 and data.residency=disk also save memory"
 )
-"""What torch and the libraries below it say."""
 Deterministic = Literal[False, "warn", True]
 
 
@@ -93,14 +94,12 @@ def choose_device(name: str, world: int = 1) -> torch.device:
         return torch.device("cpu")
     if not count:
         raise RunError(f"train.device is {name}, but torch sees no CUDA device; use cpu or auto")
-    if index and world > 1:
-        raise RunError(
-            f"train.device is {name}, but each of {world} processes needs a GPU; use cuda"
-        )
     number = int(index or os.environ.get("LOCAL_RANK", "0"))
-    if number >= count:
-        whose = f"train.device is {name}" if index else f"process {number} needs a GPU of its own"
-        raise RunError(f"{whose}, but torch sees {count} (cuda:0 to cuda:{count - 1})")
+    if number >= count or (index and world > 1):
+        raise RunError(
+            f"train.device is {name}, but each process needs a GPU of its own: torch sees {count}, "
+            f"from cuda:0, for {world} processes"
+        )
     return torch.device("cuda", number)
 
 
@@ -109,9 +108,9 @@ def processes(name: str, deterministic: Deterministic = "warn") -> Iterator[Proc
     """The processes of this job: those that `torchrun` started, or this one alone.
 
     `name` is `auto`, `cpu`, `cuda` or `cuda:1`; `RunError` if there is no such device. Under
-    torchrun, each process takes the GPU of its local rank. On a GPU,
-    `deterministic` decides on kernels that give equal bits each time: take them where torch has
-    them ("warn"), require them (True), or take the fastest (False).
+    torchrun, each process takes the GPU of its local rank. On a GPU, `deterministic` decides on
+    kernels that give equal bits each time: take them where torch has them ("warn"), require them
+    (True), or take the fastest (False). Running out of memory inside is a `TrainingError`.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(name, world)
@@ -122,25 +121,30 @@ def processes(name: str, deterministic: Deterministic = "warn") -> Iterator[Proc
             # Filling every new tensor costs time, and no result depends on it.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.cuda.set_device(device)
-    if world == 1:
-        yield Processes(device)
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Processes(device, dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    with _explained():
+        if world == 1:
+            yield Processes(device)
+            return
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield Processes(device, dist.get_rank(), dist.get_world_size())
+        finally:
+            dist.destroy_process_group()
 
 
 @contextmanager
-def explain_memory(what: str, remedy: str) -> Iterator[None]:
-    """Too little memory inside the block, on any device, is a `TrainingError`: one sentence."""
+def _explained() -> Iterator[None]:
+    """Failures of torch that a key can cure, as a `TrainingError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
-            raise
-        raise TrainingError(f"{what}: out of memory; {remedy}") from error
+        text = str(error)
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
+            raise TrainingError(_LESS_MEMORY) from error
+        if "use_deterministic_algorithms" in text:
+            remedy = "use train.deterministic=warn"
+            raise TrainingError(f"{text.split('. ')[0]}; {remedy}") from error
+        raise
 
 
 class Interrupted(BaseException):

@@ -26,7 +26,7 @@ from mcan.batch import RowLayout
 from mcan.config import Config, flatten, free_keys, load_config
 from mcan.console import message
 from mcan.engine.checkpoint import FORMAT, Checkpoint, newest_intact
-from mcan.errors import RunError, shorten
+from mcan.errors import RunError
 from mcan.files import lock_file, save_text, saving
 from mcan.section import show
 
@@ -63,13 +63,13 @@ class RunFolder:
         lines = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
         return '"kind": "evaluation"' in lines or '"epoch": 2,' in lines
 
-    def other_code(self) -> list[str]:
-        """Digests of other code than this that started or resumed the run, as far as recorded."""
-        codes: set[str] = set()
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            for line in self.environment.read_text(encoding="utf-8").splitlines():
-                codes.add(json.loads(line)["code"])
-        return sorted(codes - {code_digest()})
+    @property
+    def last_code(self) -> str:
+        """The digest of the code that started or resumed the run last; empty if not recorded."""
+        with suppress(OSError, ValueError, IndexError):
+            lines = self.environment.read_text(encoding="utf-8").splitlines()
+            return str(json.loads(lines[-1]).get("code", ""))
+        return ""
 
     def lock(self) -> None:
         """Hold the run until this process ends, however it ends; clear what a killed one left."""
@@ -136,26 +136,17 @@ def checkpoint_to_resume(
         for damaged, error in errors.items():
             if path is None:
                 raise error
-            kept = _set_aside(damaged)
-            message(f"warning: {error}; it is kept as {kept}; continuing from {path}")
-        if other := run.other_code():
+            kept = damaged.replace(f"{damaged}.damaged")
+            message(f"warning: {error}; it is kept as {kept.name}; continuing from {path}")
+        if run.last_code not in ("", code_digest()):
             message(
-                f"warning: {run.path}: trained so far by other code ({shorten(other)}; now "
+                f"warning: {run.path}: trained so far by other code ({run.last_code}; now "
                 f"{code_digest()}), so the result may not be that of an uninterrupted run"
             )
         rows = earlier.train.rows if rows == "auto" else rows
     layout = resolve_rows(rows, device, config.train.compile)
     options = config.train.model_copy(update={"rows": layout})
     return path, config.model_copy(update={"train": options})
-
-
-def _set_aside(path: Path) -> str:
-    """Rename a damaged file; returns its new name."""
-    name = f"{path.name}.damaged"
-    while path.with_name(name).exists():
-        name += "_"
-    path.rename(path.with_name(name))
-    return name
 
 
 def resolve_rows(
@@ -234,19 +225,14 @@ def git_revision() -> str:
     return ""
 
 
-def _order_events(folder: Path) -> None:
-    """Rename TensorBoard's files that bear a later time than now, when a clock was set back.
+def _number_events(folder: Path) -> None:
+    """Rename TensorBoard's files by number instead of time, in case the clock was set back.
 
-    TensorBoard reads them in the order of their names, events.out.tfevents.<seconds>.<...>, and
-    would take the new one for the oldest.
+    TensorBoard reads them in the order of their names, events.out.tfevents.<seconds>.<...>.
     """
-    latest, renamed = int(time.time()), []
-    for path in sorted(folder.glob("events.out.tfevents.[0-9]*"), reverse=True):
-        *head, seconds, tail = path.name.split(".", 4)
-        latest = min(int(seconds), latest - 1)
-        renamed.append((path, ".".join([*head, f"{latest:010d}", tail])))
-    for path, name in reversed(renamed):
-        path.rename(path.with_name(name))
+    for number, path in enumerate(sorted(folder.glob("events.out.tfevents.*"))):
+        tail = path.name.split(".", 4)[-1]
+        path.rename(path.with_name(f"events.out.tfevents.{number:010d}.{tail}"))
 
 
 class RunLog:
@@ -277,7 +263,7 @@ class RunLog:
                 # Imported after the first line, not at the start: TensorBoard takes a second.
                 from torch.utils.tensorboard import SummaryWriter
 
-                _order_events(self._run.tensorboard)
+                _number_events(self._run.tensorboard)
                 # What was shown for later steps is withdrawn: these steps are repeated.
                 self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._step + 1)
             for name, value in shown.items():

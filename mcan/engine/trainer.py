@@ -28,7 +28,7 @@ from mcan.data.sampler import BatchSampler
 from mcan.engine.checkpoint import Checkpoint, Position, last_checkpoint, save_newest
 from mcan.engine.losses import LOSSES
 from mcan.engine.optimizers import build_optimizer
-from mcan.engine.processes import Interrupted, Processes, StopRequest, explain_memory
+from mcan.engine.processes import Interrupted, Processes, StopRequest
 from mcan.engine.run_folder import RunFolder, RunLog
 from mcan.engine.schedules import RunLength
 from mcan.errors import RunError, TrainingError
@@ -44,10 +44,6 @@ call it.
 
 # A stop request has to reach all processes at the same step; asking costs a small all-reduce.
 STOP_CHECK_STEPS = 8
-_LESS_MEMORY = (
-    "raise train.accumulation or lower train.batch_size; train.precision=bf16 and "
-    "data.residency=disk also save memory"
-)
 
 
 @dataclass(eq=False)
@@ -141,11 +137,10 @@ class Trainer:
                 started, seen = time.perf_counter(), 0
                 while position.batch < last:
                     # A signal ends the wait for a batch, but not if other processes wait for this.
-                    with _explained(position.step + 1):
-                        stop.waiting = self.processes.world == 1
-                        micro_batches = next(batches)
-                        stop.waiting = False
-                        rate = self.update(micro_batches)
+                    stop.waiting = self.processes.world == 1
+                    micro_batches = next(batches)
+                    stop.waiting = False
+                    rate = self.update(micro_batches)
                     seen += self._questions()
                     position.batch += 1
                     position.step += 1
@@ -294,20 +289,6 @@ def finished(position: Position, options: TrainConfig) -> bool:
     """Whether training has come to its end, the last evaluation included."""
     steps = options.max_steps or math.inf
     return position.batch == 0 and (position.epoch >= options.epochs or position.step >= steps)
-
-
-@contextmanager
-def _explained(step: int) -> Iterator[None]:
-    """Failures of torch that a key can cure, as a `TrainingError`."""
-    try:
-        with explain_memory(f"step {step}", _LESS_MEMORY):
-            yield
-    except RuntimeError as error:
-        text = str(error)
-        if "use_deterministic_algorithms" not in text:
-            raise
-        remedy = f"{text.split('. ')[0]}; use train.deterministic=warn"
-        raise TrainingError(f"step {step}: {remedy}") from error
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -20,11 +20,6 @@ MODEL_KEYS = "its keys are hidden_size, heads, depth, question_depth, mca_layer,
 NAME = "text that matches `^[A-Za-z0-9][A-Za-z0-9._-]*$`"
 LIST_OF_TEXT = "it must be a list of at least 1 item, each text"
 
-BOMB = "[*a9" + ", *a9" * 9 + "]"
-for _level in reversed(range(10)):
-    _inner = f"*a{_level - 1}" if _level else "x"
-    BOMB = BOMB.replace(f"*a{_level}", f"&a{_level} [{', '.join([_inner] * 10)}]", 1)
-
 # Text that follows the four lines of VALID -> how the message begins.
 IN_FILE = [
     ("model:\n  hiden_size: 3", "x.yaml:6: model.hiden_size is not a key of model; did you mean hidden_size?"),
@@ -70,8 +65,7 @@ IN_FILE = [
     ("runs: a\x07b", "x.yaml:5: not valid YAML: the character U+0007 is not allowed"),
     ('"a\\nb": 1', "x.yaml:5: a\\nb is not a key of the config"),
     ("model: &a {image: *a}", "x.yaml:5: not valid YAML: found unconstructable recursive node"),
-    (f"model: {BOMB}", "x.yaml:1: not valid YAML: its aliases stand for more than 100,000 values"),
-    (f"runs: {BOMB.replace('[', '{a: ').replace(', ', ', b: ').replace(']', '}')}", "x.yaml:1: not valid YAML: its aliases"),
+    (f"a: &a 1\nmodel: [{', '.join(['*a'] * 21)}]", "x.yaml: not valid YAML: more than 20 aliases"),
     (f"model: {'[' * 5000}", "x.yaml: not valid YAML: nested too deeply"),
 ]  # fmt: skip
 

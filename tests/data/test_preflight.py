@@ -59,10 +59,3 @@ def test_ids_are_unique_over_splits(tmp_path: Path) -> None:
     splits = {"a": answered(3, 3), "b": answered(3, 3, first=2)}
     with pytest.raises(DataError, match=r"a\.h5, .*b\.h5: question id 2 occurs more than once"):
         preflight(open_dataset(tmp_path, splits))
-
-
-@pytest.mark.parametrize(("max_tokens", "warns"), [(4, True), (5, False), (None, False)])
-def test_warns_of_cut_questions(tmp_path: Path, max_tokens: int | None, warns: bool) -> None:
-    opened = open_dataset(tmp_path, {"a": make_examples(5, [0, 1])})  # two of five words, of five
-    _, warnings = preflight(VQADataset(opened.splits, opened.images.stores, (), max_tokens))
-    assert any("data.max_tokens cuts 40% of the questions" in text for text in warnings) == warns

@@ -48,7 +48,7 @@ def make_trainer(lab: Lab, *overrides: str) -> Trainer:
     here = [f"data.prepared={lab.folder}/prepared", f"data.images=[{lab.folder}/images.h5]"]
     config = load_config(lab.folder / lab.config, [*here, *overrides])
     prepared = Prepared.open(config.data.prepared)
-    dataset = open_dataset(config, prepared, ["train"], open_stores(config, CPU))
+    dataset = open_dataset(config, prepared, ["train"], open_stores(config, Processes(CPU)))
     sizes = model_sizes(prepared.vocabulary, dataset)
     torch.manual_seed(0)
     return Trainer(
