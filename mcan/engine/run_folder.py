@@ -57,11 +57,9 @@ class RunFolder:
 
     @property
     def saved(self) -> bool:
-        """Whether the run ever wrote a checkpoint, as far as its files tell."""
-        if not self.checkpoints.is_dir() or any(self.checkpoints.glob("[!.]*")):
-            return True
-        lines = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
-        return '"kind": "evaluation"' in lines or '"epoch": 2,' in lines
+        """Whether the run has a checkpoint, or had one: it is written after an evaluation."""
+        empty = self.checkpoints.is_dir() and not any(self.checkpoints.glob("[!.]*"))
+        return not empty or (self.metrics.exists() and b'"evaluation"' in self.metrics.read_bytes())
 
     @property
     def last_code(self) -> str:
@@ -116,7 +114,7 @@ def checkpoint_to_resume(
     if run.exists and not run.saved:
         run.lock()
         message(f"{run.path}: stopped before its first checkpoint; it starts from the beginning")
-    if run.exists and run.saved:
+    elif run.exists:
         if not resume:
             raise RunError(
                 f"{run.path}: this run exists; continue it with --resume, or choose another name="
@@ -165,12 +163,9 @@ def check_resumable(checkpoint: Checkpoint, now: Checkpoint, where: Path) -> Non
             f"{checkpoint.source}: written by an earlier version of this project: it can be "
             "evaluated, but training cannot be resumed from it"
         )
-    # The stores without their paths: they may have moved. `content` covers the digest.
+    # The stores without their paths: they may have moved.
     data, earlier = (
-        [
-            {**split, "digest": "", "made_by": "", "stores": [*split["stores"].values()]}
-            for split in described.trained_on
-        ]
+        [(split["content"], *split["stores"].values()) for split in described.trained_on]
         for described in (now, checkpoint)
     )
     same_vocabulary = now.vocabulary_digest == checkpoint.vocabulary_digest
