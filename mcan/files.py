@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
 import errno
 import gzip
 import hashlib
-import lzma
 import os
 import stat
 import zipfile
@@ -23,9 +21,7 @@ from mcan.console import message
 from mcan.errors import DataError, RunError, shorten
 
 _ZIP = b"PK\x03\x04"
-_COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-"""First bytes of a compressed file, and what opens it: a suffix may be missing or wrong."""
-_DAMAGES = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_GZIP = b"\x1f\x8b"
 
 
 def refuse_existing(path: Path | None, option: str) -> None:
@@ -88,7 +84,7 @@ def file_on_disk(path: Path) -> Path:
 
 @contextmanager
 def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[BufferedReader]:
-    """The bytes of a file, which may be compressed (gzip, bzip2, xz) or in a zip archive.
+    """The bytes of a file, which may be gzipped or in a zip archive, whatever its suffix.
 
     A path goes on through the archive, as in `all.zip/train.json`; the archive's own path will do
     if it has one file with one of the `suffixes`. An error while reading in the block is a
@@ -104,13 +100,11 @@ def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[BufferedReade
                 file = stack.enter_context(archive.open(name))
             elif on_disk != path:
                 raise zipfile.BadZipFile(f"{on_disk} is not a zip archive")
-            first = file.peek(8)
-            for magic, unpack in _COMPRESSED.items():
-                if first.startswith(magic):
-                    file = stack.enter_context(unpack(file))
+            if file.peek(2).startswith(_GZIP):
+                file = stack.enter_context(gzip.open(file))
             yield file
     # RuntimeError: an encrypted member; its subclass NotImplementedError: an unknown compression.
-    except (*_DAMAGES, RuntimeError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         raise DataError(f"{path}: damaged or incomplete ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -118,8 +112,6 @@ def open_packed(path: Path, suffixes: tuple[str, ...]) -> Iterator[BufferedReade
 
 def _member(members: list[str], archive: Path, path: Path, suffixes: tuple[str, ...]) -> str:
     """The member that `path` means: the whole name, or the end of only one."""
-    if "xl/workbook.xml" in members:
-        raise DataError(f"{path}: an Excel workbook; save its sheet as CSV UTF-8")
     wanted = path.relative_to(archive).as_posix()
     listed = [name for name in members if not name.startswith("__MACOSX/")]
     names = [name for name in listed if name.removesuffix(".gz").endswith(suffixes)]

@@ -10,18 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mcan.console import message
-from mcan.data.arrays import Id, array_to_ids
+from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Categories, Prepared
 from mcan.errors import DataError, command
-from mcan.evaluation.metrics import METRICS, accuracies, percentage, summarise_scores
+from mcan.evaluation.metrics import METRICS, accuracies, summarise_scores
 from mcan.evaluation.results import accuracy_table, name_ids, read_results
 from mcan.files import refuse_existing, save_text
-from mcan.preparation.questions import (
-    by_question_id,
-    read_annotations,
-    read_questions,
-)
+from mcan.preparation.questions import by_question_id, read_annotations, read_questions
 
 
 def parse() -> argparse.Namespace:
@@ -31,8 +26,7 @@ def parse() -> argparse.Namespace:
         epilog="Files may be plain, .gz, or a member of a zip archive (archive.zip/name.json).",
     )
     parser.add_argument("results", metavar="RESULTS.json", type=Path)
-    meaning = "in the VQA layout (default with --split: the answers that the split holds)"
-    parser.add_argument("--annotations", type=Path, help=meaning)
+    parser.add_argument("--annotations", type=Path, required=True, help="in the VQA layout")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--questions", type=Path, help="score only these; all must be annotated")
     meaning = "score only the questions of a split of a prepared dataset"
@@ -40,48 +34,33 @@ def parse() -> argparse.Namespace:
     meaning = "default: that of PREPARED, else vqa"
     parser.add_argument("--metric", choices=METRICS, help=meaning)
     parser.add_argument("--output", type=Path, help="write the metrics as JSON")
-    args = parser.parse_args()
-    if not (args.annotations or args.split):
-        parser.error("give --annotations or --split")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
     refuse_existing(args.output, "--output")
-    ids, where, split = list[Id](), str(args.annotations), None
-    if args.split:
-        prepared = Prepared.open(args.split[0])
-        split = prepared.split(args.split[1])
-        ids, where = array_to_ids(split.question_ids), f"split {split.name} of {prepared.folder}"
-    elif args.questions:
+    annotations = by_question_id(read_annotations(args.annotations), args.annotations)
+    ids, where, metric = list(annotations), str(args.annotations), "vqa"
+    if args.questions:
         ids = list(by_question_id(read_questions(args.questions), args.questions))
         where = str(args.questions)
-    metric = args.metric or (prepared.metric if split else "vqa")
-    if args.annotations:
-        annotations = by_question_id(read_annotations(args.annotations), args.annotations)
-        ids = ids or list(annotations)
-        if unknown := [i for i in ids if i not in annotations]:
-            raise DataError(f"{args.annotations}: {name_ids(unknown)} of {where} not annotated")
-        answers: Sequence[Sequence[str]] = [annotations[i].answers for i in ids]
-        answer_types = _types([annotations[i].answer_type for i in ids])
-        question_types = _types([annotations[i].question_type for i in ids])
-    elif split and split.human_answers.complete:
-        answers, answer_types = split.human_answers, split.answer_types
-        question_types = split.question_types
-    else:
-        raise DataError(f"{where}: some questions have no answers; give --annotations")
+    elif args.split:
+        folder, name = args.split
+        prepared = Prepared.open(folder)
+        ids, metric = array_to_ids(prepared.split(name).question_ids), prepared.metric
+        where = f"split {name} of {folder}"
+    if unknown := [i for i in ids if i not in annotations]:
+        raise DataError(f"{args.annotations}: {name_ids(unknown)} of {where} not annotated")
+    metric = args.metric or metric
     predictions = read_results(args.results, ids, where)
-    scores = accuracies(metric, predictions, answers)
+    given = [annotations[i] for i in ids]
+    answer_types = _types([annotation.answer_type for annotation in given])
+    question_types = _types([annotation.question_type for annotation in given])
+    scores = accuracies(metric, predictions, [annotation.answers for annotation in given])
     metrics = {**summarise_scores(scores, answer_types, question_types), "metric": metric}
     print(f"{args.results}, metric {metric}\n")
     print(accuracy_table(metrics, answer_types, question_types))
-    normalised = percentage(accuracies("vqa_normalised", predictions, answers))
-    if metrics["overall"] < normalised - 1:
-        message(
-            f"warning: the metric vqa_normalised gives {normalised:.2f}: {metric} compares the "
-            "answer of people who all agree as they wrote it"
-        )
     if args.output:
         save_text(args.output, json.dumps(metrics, indent=2) + "\n")
 

@@ -136,15 +136,11 @@ def map_arrays(path: Path, what: str) -> tuple[dict[str, NDArray[Any]], dict[str
                     arrays[name] = np.ndarray(dataset.shape, dataset.dtype, content.data, offset)
             return arrays, attributes
     # What h5py and numpy raise for damaged files, as flipping bytes shows.
-    except (
-        *(MemoryError, OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError),
-    ) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-            size = f"{path.stat().st_size / 2**30:.1f} GiB"
+        if getattr(error, "errno", None) == errno.ENOMEM:
             raise DataError(
-                f"{path}: there is not enough memory to map this {what} of {size} ({reason}); "
-                "raise the limit of the address space (ulimit -v)"
+                f"{path}: not enough memory to map this {what} ({reason}); see ulimit -v"
             ) from None
         raise DataError(
             f"{path}: this {what} is truncated, damaged or not HDF5 ({reason})"

@@ -11,24 +11,22 @@ import io
 import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import numpy as np
 
 from mcan.console import progress
 from mcan.data.arrays import Id
-from mcan.errors import DataError, shorten
+from mcan.errors import DataError
 from mcan.files import open_packed
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-_LISTS = ("data", "questions", "annotations", "records", "rows")
-Item = TypeVar("Item")
+_LISTS = ("data", "questions", "annotations")
 
 
 def check_id(value: object, what: str, earlier: Id | None) -> Id:
@@ -48,83 +46,52 @@ def check_id(value: object, what: str, earlier: Id | None) -> Id:
 
 
 def read_items(path: Path, key: str | None = None) -> Iterator[Any]:
-    """The items of the JSON list that the file is or, if it is an object, has at `key`.
+    """The entries of a file of any kind; its content says which.
 
-    Raises `DataError`, which names the file, if it is missing, damaged, not JSON or without such a
-    list, possibly after some items, and for an empty list. Shows a progress bar.
+    - JSON: a list, an object with a list at `key` (None: at a well-known one), or objects one after
+      the other (JSON lines);
+    - Parquet, where columns of bytes (images) are empty objects;
+    - a table of text: its first line names the columns, separated by one of tab, comma, semicolon.
+
+    Raises `DataError`, which names the file, if it is missing, damaged or of no such kind, possibly
+    after some entries, and if there is none. Shows a progress bar.
     """
-    with open_packed(path, (".json",)) as file:
-        items = _JsonReader(_text(file)).items(key)
-        yield from _checked(path, items, "JSON", f"the list '{key}'" if key else "the list")
-
-
-def read_rows(path: Path) -> Iterator[tuple[int | str, Any]]:
-    """The records of a file of any kind, with the number of each from 0, or its key.
-
-    Its content says the kind. Parquet, where columns of bytes (images) are empty objects. JSON: a
-    list; objects one after the other (JSON lines); an object with one list of objects (streamed if
-    at a key of `_LISTS`); an object of objects, whose keys may be ids. Else a table of text whose
-    first line names the columns, separated by one of tab , ; |; empty lines are skipped.
-    Errors and progress as for `read_items`.
-    """
-    with open_packed(
-        path, (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
-    ) as file:
-        first = file.peek(1 << 12)
-        rows: Iterator[tuple[int | str, Any]]
-        if first.startswith(b"PAR1"):
-            kind, rows = "Parquet", _parquet_rows(path, file)
-        elif first.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
-            kind, rows = "JSON", _JsonReader(_text(file)).records()
-        else:
-            kind, rows = "table", _table_rows(_text(file))
-        yield from _checked(path, rows, kind, "the list of records")
-
-
-def _text(file: BufferedReader) -> io.TextIOWrapper:
-    """UTF-8, or the UTF-16 of spreadsheets."""
-    utf_16 = file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return io.TextIOWrapper(file, "utf-16" if utf_16 else "utf-8-sig", newline="")
-
-
-def _checked(path: Path, items: Iterator[Item], kind: str, name: str) -> Iterator[Item]:
     empty = True
-    try:
-        for item in progress(items, desc=path.name, unit=" entries", delay=1, leave=False):
-            empty = False
-            yield item
-    # ValueError: not JSON, not UTF-8, or a number of thousands of digits.
-    except (ValueError, RecursionError, csv.Error) as error:
-        hint = "; save it as UTF-8" if isinstance(error, UnicodeError) else ""
-        raise DataError(f"{path}: not the {kind} expected ({error}{hint})") from None
+    with open_packed(path, (".json", ".jsonl", ".csv", ".tsv", ".parquet")) as file:
+        first = file.peek(1 << 12)
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        if first.startswith(b"PAR1"):
+            kind, items = "Parquet", _parquet_rows(path, file)
+        elif first.lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith((b"[", b"{")):
+            kind, items = "JSON", _JsonReader(text).items(_LISTS if key is None else (key,))
+        else:
+            kind, items = "table", _table_rows(text)
+        try:
+            for item in progress(items, desc=path.name, unit=" entries", delay=1, leave=False):
+                empty = False
+                yield item
+        # ValueError: not JSON, not UTF-8, or a number of thousands of digits.
+        except (ValueError, RecursionError, csv.Error) as error:
+            raise DataError(f"{path}: not the {kind} expected ({error})") from None
     if empty:
-        raise DataError(f"{path}: {name} is empty or missing")
+        raise DataError(f"{path}: there are no entries")
 
 
-def _table_rows(text: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+def _table_rows(text: TextIO) -> Iterator[dict[str, str]]:
     first = text.readline()
-    csv.field_size_limit(2**31 - 1)
-    delimiter = max("\t,;|", key=first.count)
-    lines = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
-    header = [name.strip() for name in next(lines, [])]
-    twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
-    if twice:
-        raise ValueError(f"the first line names {shorten(twice)} more than once")
-    number = 0
-    for cells in lines:
-        if any(cells):
-            while len(cells) > len(header) and not cells[-1]:
-                cells.pop()
-            if len(cells) != len(header):
-                raise ValueError(
-                    f"line {lines.line_num} has {len(cells)} cells, the first line {len(header)}; "
-                    "a text with separators or line breaks needs quotes"
-                )
-            yield number, dict(zip(header, cells, strict=True))
-            number += 1
+    delimiter = max("\t,;", key=first.count)
+    rows = csv.DictReader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+    for row in rows:
+        if None in row or None in row.values():
+            raise ValueError(
+                f"line {rows.line_num} has not as many cells as the first line; a text with "
+                "separators or line breaks needs quotes"
+            )
+        if any(row.values()):
+            yield row
 
 
-def _parquet_rows(path: Path, file: BufferedReader) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_rows(path: Path, file: BufferedReader) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow import parquet
     except ImportError:
@@ -137,51 +104,45 @@ def _parquet_rows(path: Path, file: BufferedReader) -> Iterator[tuple[int, dict[
         if (leaf.physical_type, leaf.logical_type.type) != ("BYTE_ARRAY", "NONE")
     ]
     images: dict[str, Any] = {name: {} for name in table.schema_arrow.names}
-    number = 0
     for batch in table.iter_batches(1 << 12, columns=kept):
         for row in batch.to_pylist():
-            yield number, images | row
-            number += 1
+            yield images | row
 
 
 def read_records(path: Path, key: str | None = None) -> Iterator[Record]:
-    """The objects of a JSON list; see `read_items`."""
+    """The objects of a file; see `read_items`."""
     for number, value in enumerate(read_items(path, key)):
         yield Record(path, number, value)
 
 
 class Record:
-    """A JSON object with checked access; its errors name the file, the entry and the question."""
+    """An object of a file with checked access; errors name file, entry and question."""
 
-    __slots__ = ("_fields", "path", "place")
+    __slots__ = ("fields", "path", "place")
 
     def __init__(self, path: Path, place: int | str, value: Any) -> None:
         self.path = path
         self.place = place
         if not isinstance(value, dict):
             raise DataError(f"{path}: entry {place} is {value!r:.60}, expected an object")
-        self._fields = value
+        self.fields = value
 
     def error(self, text: str) -> DataError:
-        known = self._fields.get("question_id")
+        known = self.fields.get("question_id")
         about = f" (question {known!r})" if isinstance(known, (int, str)) else ""
         return DataError(f"{self.path}: entry {self.place}{about}: {text}")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._fields
+        return name in self.fields
 
     def get(self, name: str) -> Any:
-        """A field; `a.b` is field b of the object a."""
-        value: Any = self._fields
-        for part in [name] if name in value else name.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise self.error(f"'{name}' is missing")
-            value = value[part]
-        return value
+        if name not in self.fields:
+            raise self.error(f"'{name}' is missing")
+        return self.fields[name]
 
     def text(self, name: str, default: str | None = None) -> str:
         """A string; `default`, if given, stands in for a missing field."""
-        value = self.get(name) if default is None else self._fields.get(name, default)
+        value = self.get(name) if default is None else self.fields.get(name, default)
         if not isinstance(value, str):
             raise self.error(f"'{name}' is {value!r:.60}, expected text")
         return value
@@ -194,10 +155,6 @@ class Record:
             raise self.error(str(error)) from None
 
 
-def _are_objects(values: Collection[Any]) -> bool:
-    return len(values) > 0 and all(isinstance(value, dict) for value in values)
-
-
 class _JsonReader:
     """Decodes a text value by value, with only a window of it in memory."""
 
@@ -208,55 +165,25 @@ class _JsonReader:
         """Characters of the text before the window."""
         self._at = 0
 
-    def items(self, key: str | None) -> Iterator[Any]:
-        is_object = key is not None and self._peek() == "{"
-        yield from self._list_at(key) if is_object else self._list()
-        if self._peek():
-            raise self._error("more text follows its end")
-
-    def records(self) -> Iterator[tuple[int | str, Any]]:
+    def items(self, keys: Collection[str]) -> Iterator[Any]:
+        """The values of a list, or of objects: those of a list at one of `keys`, or they."""
         if self._peek() == "[":
-            yield from enumerate(self._list())
+            yield from self._list()
             if self._peek():
                 raise self._error("more text follows its end")
-        line = 0
         while self._peek():
-            yield from self._record(line)
-            line += 1
-
-    def _record(self, line: int) -> Iterator[tuple[int | str, Any]]:
-        """An object: a record itself, or one that holds the records."""
-        fields: dict[str, Any] = {}
-        listed = False
-        for _ in self._entries("{", "}"):
-            name = self._value()
-            self._take(":")
-            if name in _LISTS and self._peek() == "[":
-                listed = True
-                yield from enumerate(self._list())
-            else:
-                fields[name] = self._value()
-        lists = [v for v in fields.values() if isinstance(v, list) and _are_objects(v)]
-        if listed:
-            return
-        if _are_objects(fields.values()):
-            yield from fields.items()
-        elif line == 0 and len(lists) == 1 and not self._peek():
-            yield from enumerate(lists[0])
-        else:
-            yield line, fields
-
-    def _list_at(self, key: str | None) -> Iterator[Any]:
-        for _ in self._entries("{", "}"):
-            name = self._value()
-            self._take(":")
-            if self._peek() == "[":
-                # Also a list at another key is read item by item: it may be large.
-                for item in self._list():
-                    if name == key:
-                        yield item
-            else:
-                self._value()
+            fields: dict[str, Any] = {}
+            listed = False
+            for _ in self._entries("{", "}"):
+                name = self._value()
+                self._take(":")
+                if name in keys and self._peek() == "[":
+                    listed = True
+                    yield from self._list()
+                else:
+                    fields[name] = self._value()
+            if not listed:
+                yield fields
 
     def _list(self) -> Iterator[Any]:
         for _ in self._entries("[", "]"):

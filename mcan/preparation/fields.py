@@ -6,9 +6,8 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
 from mcan.data.arrays import Id
@@ -17,7 +16,7 @@ from mcan.errors import DataError, shorten
 from mcan.evaluation.metrics import soft_score
 from mcan.preparation.image_ids import IdRule, image_id
 
-# Well-known names, the preferred ones first; capitals, spaces and underscores do not matter.
+# Well-known names, the preferred ones first; capitals do not matter, spaces are underscores.
 _NAMES = {
     "question": "question sent sentence question_text question_string query",
     "image": "image_id img_id image_name img_name file_name image_file img_file image_filename "
@@ -30,53 +29,41 @@ _NAMES = {
     "chosen": "multiple_choice_answer",
 }
 NAMES = {role: names.split() for role, names in _NAMES.items()}
-_REQUIRED = ("question", "image")
 OTHER_ANSWER = "…"
 """Stands for the answers of people that a file with scores does not name. It is never a class."""
 EXPECTED_ANSWERS = 'expected a text, a list of texts or of {"answer": text}, or text -> score'
-Fields = Mapping[str, Sequence[str]]
+Fields = Mapping[str, str]
 
 
 def parse_fields(arguments: Iterable[str]) -> Fields:
-    """What `--fields question=sent answer=a1,a2 id=` names; nothing after = is no field."""
+    """What `--fields question=sent id=` names; nothing after = is no field."""
     found = {}
     for argument in arguments:
-        name, equals, fields = argument.partition("=")
-        role = next((r for r, known in NAMES.items() if name in (r, *known)), None)
-        if not equals or role is None or (role in _REQUIRED and not fields):
+        role, equals, field = argument.partition("=")
+        if not equals or role not in NAMES:
             raise DataError(f"--fields {argument}: expected {'=FIELD, '.join(NAMES)}=FIELD")
-        found[role] = tuple(filter(None, fields.split(",")))
+        found[role] = field
     return found
 
 
-@cache
-def find_fields(
-    where: object, names: tuple[str, ...], given: tuple[tuple[str, Sequence[str]], ...]
-) -> tuple[Fields, str]:
-    """The fields of each role in records with the fields `names`, as `given` or by their names.
+def find_fields(record: Record, given: Fields) -> Fields:
+    """The field of each role in a record, as `given` or by a well-known name; "" for none.
 
-    Also describes the choice. `DataError` lists the fields if there is no question or no image.
+    `DataError` lists the fields if there is no question or no image.
     """
-    found: dict[str, Sequence[str]] = {}
-    folded, texts = {_fold(name): name for name in reversed(names)}, ["--fields"]
-    for role, known in NAMES.items():
-        likely = [folded[name] for name in map(_fold, known) if name in folded]
-        chosen = dict(given).get(role, likely[:1])
-        # A split without answers may lack their field.
-        found[role] = [name for name in chosen if {name, name.split(".")[0]} & {*names}]
-        if role in _REQUIRED and not found[role]:
-            missing = f"'{chosen[0]}' is no field" if chosen else f"no field is known as {role}"
+    known = {name.lower().replace(" ", "_"): name for name in record.fields}
+    found = {}
+    for role, names in NAMES.items():
+        likely = (known[name] for name in names if name in known)
+        name = given[role] if role in given else next(likely, "")
+        found[role] = name if name in record.fields else ""
+        if role in ("question", "image") and not found[role]:
+            missing = f"'{name}' is no field" if name else f"no field is known as {role}"
             raise DataError(
-                f"{where}: {missing}; there is {shorten(names)}; choose with --fields {role}=FIELD"
+                f"{record.path}: {missing}; there is {shorten(record.fields)}; choose with "
+                f"--fields {role}=FIELD"
             )
-        texts += [f"{role}={','.join(found[role])}"] if found[role] else []
-        if len(likely) > 1 and role in ("image", "answer"):
-            texts.append(f"(not {', '.join(name for name in likely if name not in found[role])})")
-    return found, " ".join(texts) + ("" if found["answer"] else " (no answers)")
-
-
-def _fold(name: str) -> str:
-    return re.sub(r"[\W_]", "", name.lower())
+    return found
 
 
 class ImageIds:
@@ -93,10 +80,6 @@ class ImageIds:
             if value.get("path") is None:
                 return f"{record.path.stem}/{record.place}"
             value = value["path"]
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if value is None or value == "":
-            raise record.error("the image is missing")
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return] # checked when it is stored
         try:
@@ -110,22 +93,22 @@ class ImageIds:
         return found
 
 
-def people_answers(value: Any, scores_are_counts: bool = False) -> list[str]:
-    """The answers of all people, in any form that files have; none for an empty value.
+def people_answers(value: Any) -> list[str]:
+    """The answers of all people, in any form that files have.
 
-    One text, number or yes/no; a list of these or of {"answer"}; an object of lists; text -> score
-    or number of people. Scores give the answers of ten people that have these scores by VQA's
-    metric. Raises `ValueError`, `TypeError` or `LookupError` for anything else.
+    One text, number or yes/no; a list of these or of {"answer"}; an object of lists; text -> score;
+    the text of a list or object, as tables hold them. Scores give the answers of ten people that
+    have these scores by VQA's metric. Raises `ValueError`, `TypeError` or `LookupError` for
+    anything else.
     """
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        value = _parse(value)
     if isinstance(value, dict):
-        if value.keys() == {"ids", "weights"}:
-            value = dict(zip(value["ids"], value["weights"], strict=True))
         if not isinstance(value.get("answer"), str | list):
-            return _votes(value, scores_are_counts)
+            return _votes(value)
         value = value["answer"]
     items = value if isinstance(value, list) else [value]
-    texts = [_answer_text(item["answer"] if isinstance(item, dict) else item) for item in items]
-    return texts if any(text.strip() for text in texts) else []
+    return [_answer_text(item["answer"] if isinstance(item, dict) else item) for item in items]
 
 
 def _answer_text(value: Any) -> str:
@@ -137,35 +120,30 @@ def _answer_text(value: Any) -> str:
         return ""
     if not isinstance(value, int | float):
         raise ValueError(f"{value!r:.60} is not an answer")
-    return str(value) if isinstance(value, int) else f"{value:.15g}"
+    return f"{value:.15g}"
 
 
-def _votes(scores: Mapping[str, Any], are_counts: bool) -> list[str]:
-    # Parquet has one column for each answer of any record, None in the others.
-    given = {answer: float(score) for answer, score in scores.items() if score is not None}
-    if are_counts:
-        return [answer for answer, count in given.items() for _ in range(round(count))]
-    votes: dict[str, int] = {}
-    for answer, score in given.items():
-        votes[answer] = min(range(5), key=lambda count: abs(soft_score(count) - score))
-        if abs(soft_score(votes[answer]) - score) > 0.07:
-            raise ValueError(f"{score} is not 0, 0.3, 0.6, 0.9 or 1, as 0 to 4 of ten people give")
+def _votes(scores: Mapping[str, Any]) -> list[str]:
+    answers: list[str] = []
+    for answer, score in scores.items():
+        if score is not None:  # Parquet has one column for each answer of any record
+            count = min(range(5), key=lambda count: abs(soft_score(count) - score))
+            if abs(soft_score(count) - score) > 0.07:
+                raise ValueError(f"{score} is not 0, 0.3, 0.6, 0.9 or 1, as 0 to 4 of ten give")
+            answers += [answer] * count
     # The rest of ten gave an answer whose score stays 1 with more of them, or none of these.
-    best = max(votes, key=lambda answer: votes[answer], default=OTHER_ANSWER)
-    rest = best if votes.get(best) == 4 else OTHER_ANSWER
-    votes[rest] = votes.get(rest, 0) + max(0, 10 - sum(votes.values()))
-    return [answer for answer, count in votes.items() for _ in range(count)]
+    best = max(answers, key=answers.count, default=OTHER_ANSWER)
+    rest = best if answers.count(best) == 4 else OTHER_ANSWER
+    return answers + [rest] * (10 - len(answers))
 
 
-def from_cell(value: Any) -> Any:
-    """The list or object whose text a table holds, in the notation of JSON or Python; else `value`.
+def _parse(text: str) -> Any:
+    """A list or object in the notation of JSON or Python; else `text`.
 
     Arrays of numpy have no commas: Python would join "['yes' 'no']" into one answer.
     """
-    if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
-        return value
-    spaced = re.sub(r"""(?<=['"}])\s+(?=['"{])""", ", ", value.strip())
+    spaced = re.sub(r"""(?<=['"}])\s+(?=['"{])""", ", ", text)
     for parse in (json.loads, ast.literal_eval):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        with suppress(ValueError, SyntaxError):
             return parse(spaced)
-    return value
+    return text

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from mcan.console import message
 from mcan.data.arrays import Id
-from mcan.data.records import Record, check_id, read_rows
+from mcan.data.records import check_id, read_records
 from mcan.errors import DataError, shorten
 from mcan.preparation.fields import NAMES, ImageIds
 from mcan.preparation.image_ids import IdRule, image_formats, image_id, name_stem
@@ -106,10 +106,9 @@ def list_packed_images(
     paths: dict[Id, Any] = {}
     ids = ImageIds(rule)
     rows = 0
-    for file, row, values in ((f, *item) for f in files for item in read_rows(f)):
-        rows += 1  # a row per question
-        record = Record(file, row, values)
-        # `read_rows` leaves the bytes out.
+    for record in (record for file in files for record in read_records(file)):
+        rows, values = rows + 1, record.fields  # a row per question
+        # `read_records` leaves the bytes out.
         packed = [n for n, v in values.items() if isinstance(v, dict) and v.keys() <= {"path"}]
         known = (name for name in NAMES["image"] if name in values and name not in packed)
         column = image or next(iter(packed), "")
@@ -130,7 +129,7 @@ def list_packed_images(
                 f"image id {number!r} is of {path!r}, but earlier of {paths[number]!r}; name the "
                 "field of ids with --fields id=FIELD"
             )
-        found.setdefault(number, PackedImage(file, int(row), column))
+        found.setdefault(number, PackedImage(record.path, int(record.place), column))
     if len(found) < rows:
         message(f"{shorten(files)}: {rows:,} rows have {len(found):,} images")
     return found

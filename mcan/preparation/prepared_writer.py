@@ -182,20 +182,20 @@ def _counts(
 ) -> Counts:
     """The counts of a split; `bound` is the metric's mean with the best answers, None without.
 
-    `bound_normalised` is that of `vqa_normalised` (or `exact`): the mean of the best targets.
+    `bound_normalised` is that of `vqa_normalised`.
     """
-    bound = normalised = None
-    scores, offsets = arrays["target_score"], arrays["target_offsets"]
+    bounds: list[float | None] = [None, None]
     if split.answers.complete:
-        bound = float(upper_bound(metric, split.answers, vocabulary.answers).mean())
-        best = np.maximum.reduceat(scores, offsets[:-1][np.diff(offsets) > 0]) if len(scores) else 0
-        normalised = float(np.sum(best, dtype=np.float64) / len(split))
+        bounds = [
+            float(upper_bound(name, split.answers, vocabulary.answers).mean())
+            for name in (metric, "vqa_normalised")
+        ]
     return {
         "questions": len(split),
         "images": len(split.images.names),
         "words": len(arrays["tokens"]),
         "unknown_words": int((arrays["tokens"] == UNK).sum()),
-        "without_target": int((np.diff(offsets) == 0).sum()),
-        "bound": bound,
-        "bound_normalised": normalised,
+        "without_target": int((np.diff(arrays["target_offsets"]) == 0).sum()),
+        "bound": bounds[0],
+        "bound_normalised": bounds[1],
     }

@@ -5,7 +5,7 @@
                   "multiple_choice_answer", "answer_type", "question_type"}, ...]}
 
 Either file may also be the bare list. The last three fields may be missing, further ones are
-ignored. The image and the question may stand in either. Ids are all integers or all strings. A
+ignored. The image may stand in the annotations alone. Ids are all integers or all strings. A
 question has one answer or more. Files of records hold both; `fields.py` knows their names.
 
 Files are read record by record, and a split is kept as columns. With one answer each, 22 million
@@ -35,7 +35,7 @@ from mcan.data.arrays import (
     ids_to_array,
 )
 from mcan.data.prepared import Categories, HumanAnswers
-from mcan.data.records import Record, check_id, read_records, read_rows
+from mcan.data.records import Record, check_id, read_records
 from mcan.errors import DataError, shorten
 from mcan.preparation.fields import (
     EXPECTED_ANSWERS,
@@ -44,7 +44,6 @@ from mcan.preparation.fields import (
     Fields,
     ImageIds,
     find_fields,
-    from_cell,
     people_answers,
 )
 from mcan.text.answers import normalise_answer
@@ -73,42 +72,29 @@ def read_questions(path: Path) -> Iterator[Example]:
 
 
 def read_annotations(path: Path) -> Iterator[Example]:
-    """The annotations of a file; `DataError` names a malformed record.
-
-    Images and questions may be left to the file of questions: they are None.
-    """
+    """The annotations of a file, without the questions; `DataError` names a malformed record."""
     for record in read_records(path, "annotations"):
         given = "multiple_choice_answer" in record
-        yield _asked(record)._replace(
-            answers=tuple(answers_of(record)),
-            answer_type=sys.intern(record.text("answer_type", "")),
-            question_type=sys.intern(record.text("question_type", "")),
-            majority_answer=sys.intern(record.text("multiple_choice_answer")) if given else None,
+        yield Example(
+            record.id("question_id"),
+            record.id("image_id"),
+            "",
+            answers_of(record),
+            sys.intern(record.text("answer_type", "")),
+            sys.intern(record.text("question_type", "")),
+            sys.intern(record.text("multiple_choice_answer")) if given else None,
         )
 
 
-def _asked(record: Record) -> Example:
-    image: Any = record.id("image_id") if "image_id" in record else None
-    question: Any = record.text("question") if "question" in record else None
-    return Example(record.id("question_id"), image, question)
-
-
-def answers_of(
-    record: Record, name: str = "answers", counts: bool = False, required: bool = True
-) -> list[str]:
-    """The answers in a field, by `people_answers`; `DataError` if none is there but required."""
+def answers_of(record: Record, name: str = "answers") -> tuple[str, ...]:
+    """The answers in a field, by `people_answers`; `DataError` if there is none."""
     value, reason = record.get(name), ""
     try:
-        # Nearly always a list of objects, and there are millions. Empty values go the other way.
-        answers = [sys.intern(item["answer"]) for item in value or [None]]
-    except (TypeError, LookupError):
-        try:
-            answers = people_answers(from_cell(value), counts)
-        except (ValueError, TypeError, LookupError) as error:
-            answers, required, reason = [], True, f" ({error})"
-    if required and not answers:
-        raise record.error(f"'{name}' is {value!r:.60}, {EXPECTED_ANSWERS}{reason}")
-    return answers
+        if answers := tuple(people_answers(value)):
+            return answers
+    except (ValueError, TypeError, LookupError) as error:
+        reason = f" ({error})"
+    raise record.error(f"'{name}' is {value!r:.60}, {EXPECTED_ANSWERS}{reason}")
 
 
 def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]:
@@ -121,65 +107,48 @@ def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]
 
 
 def read_files(
-    *paths: Path, fields: Fields | None = None, ids: ImageIds | None = None, first_row: int = 0
+    *paths: Path, fields: Fields | None = None, ids: ImageIds | None = None
 ) -> Iterator[Example]:
     """The questions of a pair of files in the VQA layout, or of files of records in turn.
 
-    Two files are a pair unless `fields` are named or the first has answers. `first_row` is the
-    number of the first record, for ids that are missing. Raises `DataError` for a malformed record,
-    and if only some have answers.
+    Two files are a pair unless `fields` are named or the first has answers. A question without id
+    is called FILE/ROW. Raises `DataError` for a malformed record, and if only some have answers.
     """
-    given, ids = tuple((fields or {}).items()), ids or ImageIds()
-    for path in paths:
-        place, row = next(read_rows(path))
-        record = Record(path, place, row)
-        if len(paths) == 2 and not given and not any(name in record for name in NAMES["answer"]):
+    fields, ids = fields or {}, ids or ImageIds()
+    if len(paths) == 2 and not fields:
+        first = next(read_records(paths[0]))
+        if not any(name in first for name in NAMES["answer"]):
             yield from read_vqa(*paths, ids)
             return
-        found, choice = find_fields(path, tuple(row), given)
-        if found["answer"] or found["image"] != ["image_id"]:  # more than questions as VQA has them
-            message_once(f"{path}: {choice}")
-    counts: dict[Path, bool] = {}
     answered: bool | None = None
-    rows = ((path, place, row) for path in paths for place, row in read_rows(path))
-    for number, (path, place, row) in enumerate(rows, first_row):
-        record = Record(path, place, row)
-        found, _ = find_fields(path, tuple(row), given)
-        answers: list[str] = []
-        for name in found["answer"]:
-            value = record.get(name)
-            if path not in counts and isinstance(from_cell(value), dict):
-                counts[path] = any(_has_counts(other, name) for _, other in read_rows(path))
-            answers += answers_of(record, name, counts.get(path, False), required=False)
-        if answered not in (None, bool(answers)):
-            raise record.error(
-                f"it has {'no' if answered else 'an'} answer, unlike those before; make questions "
-                "without answers a split of their own"
+    for path in paths:
+        found: Fields = {}
+        for record in read_records(path):
+            if not found:
+                found = find_fields(record, fields)
+                named = " ".join(f"{role}={name}" for role, name in found.items() if name)
+                message_once(f"{path}: --fields {named}")
+            answers: tuple[str, ...] = ()
+            if found["answer"] and record.get(found["answer"]) not in (None, []):
+                answers = answers_of(record, found["answer"])
+                answers = answers if any(map(str.strip, answers)) else ()
+            if answered not in (None, bool(answers)):
+                raise record.error(
+                    f"it has {'no' if answered else 'an'} answer, unlike those before; make "
+                    "questions without answers a split of their own"
+                )
+            answered = bool(answers)
+            roles = ("type", "question_type", "chosen")
+            kinds = [str(record.fields.get(found[role] or None) or "").strip() for role in roles]
+            yield Example(
+                record.id(found["id"]) if found["id"] else f"{path.stem}/{record.place}",
+                ids.find(record, record.get(found["image"])),
+                record.text(found["question"]),
+                answers,
+                kinds[0],
+                kinds[1],
+                kinds[2] or None if answers else None,
             )
-        answered = bool(answers)
-        types = [_type(record, found[role]) for role in ("type", "question_type", "chosen")]
-        unnamed = place if isinstance(place, str) else number
-        yield Example(
-            record.id(found["id"][0]) if found["id"] else unnamed,
-            ids.find(record, record.get(found["image"][0])),
-            record.text(found["question"][0]),
-            tuple(answers),
-            types[0],
-            types[1],
-            types[2] or None if answers else None,
-        )
-
-
-def _type(record: Record, names: Sequence[str]) -> str:
-    value = record.get(names[0]) if names else None
-    return sys.intern("" if value is None else str(value).strip())
-
-
-def _has_counts(row: Any, name: str) -> bool:
-    """A score above 1 says that all scores of the file are numbers of people."""
-    value = from_cell(row.get(name))
-    scores = value.values() if isinstance(value, dict) else ()
-    return any(isinstance(score, int | float) and score > 1 for score in scores)
 
 
 def read_vqa(
@@ -187,9 +156,9 @@ def read_vqa(
 ) -> Iterator[Example]:
     """The questions of a file with their annotations, in the order of the questions.
 
-    The two files are read side by side; annotations in another order wait in memory. Annotations of
-    other questions are left out, which is said. Raises `DataError` for a question without
-    annotation, if the files disagree about an image, and if neither has the image or the question.
+    The two files are read side by side; annotations in another order wait in memory. The image may
+    stand in the annotations alone. Annotations of other questions are left out, which is said.
+    Raises `DataError` for a question without annotation, and if the files disagree about an image.
     """
 
     def mismatch(question_id: Id) -> DataError:
@@ -202,7 +171,7 @@ def read_vqa(
     annotations = read_annotations(annotations_path)
     waiting: dict[Id, Example] = {}
     for record in read_records(questions_path, "questions"):
-        question_id, image_id, question = _asked(record)[:3]
+        question_id = record.id("question_id")
         while question_id not in waiting:
             following = next(annotations, None)
             if following is None:
@@ -210,22 +179,14 @@ def read_vqa(
             if waiting.setdefault(following.question_id, following) is not following:
                 raise mismatch(following.question_id)
         found = waiting.pop(question_id)
-        if None not in (found.image_id, image_id) and found.image_id != image_id:
+        image_id = record.id("image_id") if "image_id" in record else found.image_id
+        if found.image_id != image_id:
             raise DataError(
                 f"{annotations_path}: question {question_id!r} is about image {found.image_id!r}, "
                 f"but {questions_path} says {image_id!r}"
             )
-        image_id = found.image_id if image_id is None else image_id
-        question = found.question if question is None else question
-        for name, value in (("image_id", image_id), ("question", question)):
-            if value is None:
-                raise record.error(f"'{name}' is missing, also in {annotations_path}")
-        yield found._replace(image_id=ids.find(record, image_id), question=question)
-    extra = [each.question_id for each in (*waiting.values(), *annotations)]
-    if extra:
-        asked = {record.id("question_id") for record in read_records(questions_path, "questions")}
-        if twice := asked.intersection(extra):
-            raise mismatch(twice.pop())
+        yield found._replace(image_id=ids.find(record, image_id), question=record.text("question"))
+    if extra := [each.question_id for each in (*waiting.values(), *annotations)]:
         message_once(
             f"warning: {annotations_path}: {len(extra):,} annotations are left out, as their "
             f"questions are not in {questions_path}: {shorten(map(repr, extra))}"
@@ -285,15 +246,12 @@ class RawSplit:
             questions.append(example.question.encode())
             images.append(image_id)
             answers.append(strings[answer] for answer in example.answers)
-            chosen = example.majority_answer
-            if chosen is not None and example.answers and chosen not in example.answers:
-                given = set(map(normalise_answer, example.answers))
-                if normalise_answer(chosen) not in given:
-                    chosen, contradictions = None, contradictions + 1
-            if chosen is None:
-                known = [answer for answer in example.answers if answer != OTHER_ANSWER]
-                ranked = Counter(map(normalise_answer, known)).most_common(1)
-                chosen = ranked[0][0] if ranked else None
+            known = [answer for answer in example.answers if answer != OTHER_ANSWER]
+            chosen, given = example.majority_answer, [normalise_answer(text) for text in known]
+            if chosen is not None and given and normalise_answer(chosen) not in given:
+                chosen, contradictions = None, contradictions + 1
+            if chosen is None and given:
+                ((chosen, _),) = Counter(given).most_common(1)
             if chosen is not None:
                 majority_answers[chosen] += 1
             answer_types.append(example.answer_type)

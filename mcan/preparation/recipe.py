@@ -115,24 +115,19 @@ class DatasetRecipe:
             raise DataError(f"--carve-validation is {share}, expected at least 0 and below 1")
         splits: dict[str, RawSplit] = {}
         earlier = None
-        read: dict[str, Callable[[], Iterable[Example]]] = {}
-        more: dict[str, Any] = {}
-        if self.read is None:
-            more = {"fields": parse_fields(options.fields), "ids": ImageIds(options.ids)}
+        reader = self.read or partial(
+            read_files, fields=parse_fields(options.fields), ids=ImageIds(options.ids)
+        )
         for name, files in paths.items():
-            # Missing ids are numbered through all splits.
-            if more:
-                more["first_row"] = sum(map(len, splits.values()))
-            read[name] = partial(self.read or read_files, *files, **more)
             # Splits are trained on together and share image stores, so their ids are of one type.
-            splits[name] = earlier = RawSplit.collect(read[name](), files[0], earlier)
+            splits[name] = earlier = RawSplit.collect(reader(*files), files[0], earlier)
         if share and VAL not in splits and TRAIN in splits:
             images, files = splits[TRAIN].images.names, paths[TRAIN]
             count = min(max(1, round(share * len(images))), len(images) - 1)
             drawn = np.random.default_rng(options.seed).permutation(len(images))[:count]
             held_out = {images[index] for index in drawn.tolist()}
             for name, inside in ((TRAIN, False), (VAL, True)):
-                examples = (e for e in read[TRAIN]() if (e.image_id in held_out) == inside)
+                examples = (e for e in reader(*files) if (e.image_id in held_out) == inside)
                 splits[name] = RawSplit.collect(examples, files[0])
         for name, split in splits.items():
             if split.contradictions:

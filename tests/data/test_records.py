@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import json
-import lzma
 import sys
 import zipfile
 from collections import deque
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 from vqa_toys import write_json
 
 from mcan.data import records
-from mcan.data.records import read_items, read_rows
+from mcan.data.records import read_items
 from mcan.errors import DataError
 from mcan.files import file_on_disk
 
@@ -83,7 +81,7 @@ def test_packings_are_equal(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".json", ".gz", ".gzip", ".zip"])
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zipped])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zipped])
 def test_compression_is_known_by_content(
     tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
 ) -> None:
@@ -95,31 +93,20 @@ def test_compression_is_known_by_content(
 
 
 ROWS = [{"q": "a?", "n": "1"}, {"q": 'b, "c"', "n": "2"}]
-KEYED = {f"0{k}": {"q": k, **({"x": {}} if k > 4 else {})} for k in range(9)}
-TABLE = 'q{0}n{1}\r\n"a?"{0}1{1}\r\n\r\n"b, ""c"""{0}2{1}\r\n'
-LAYOUTS: dict[str, tuple[str, list[Any]]] = {
-    "a list": (json.dumps(ROWS), [*enumerate(ROWS)]),
-    "lines": ("\n".join(map(json.dumps, ROWS)) + "\n\n", [*enumerate(ROWS)]),
-    "a well-known key": (json.dumps({"info": {}, "data": ROWS, "x": 1}), [*enumerate(ROWS)]),
-    "another key": (json.dumps({"x": [1], "all": ROWS}, indent=1), [*enumerate(ROWS)]),
-    "by id": (json.dumps(KEYED), [*KEYED.items()]),
-    "by id, different fields": (json.dumps(dict([*KEYED.items()][4:])), [*KEYED.items()][4:]),
-    "one by id": (json.dumps({"a": ROWS[0]}), [("a", ROWS[0])]),
-    "commas": (TABLE.format(",", ""), [*enumerate(ROWS)]),
-    "tabs": (TABLE.format("\t", "\t"), [(k, {**row, "": ""}) for k, row in enumerate(ROWS)]),
-    "semicolons": ("\ufeff" + TABLE.format(";", ""), [*enumerate(ROWS)]),
-    "surplus empty cells": ("q,n\na,b,,\n", [(0, {"q": "a", "n": "b"})]),
+TABLE = 'q{0}n\r\n"a?"{0}1\r\n\r\n{0}\r\n"b, ""c"""{0}2\r\n'
+LAYOUTS = {
+    "a list": json.dumps(ROWS),
+    "lines": "\n".join(map(json.dumps, ROWS)) + "\n\n",
+    "a well-known key": json.dumps({"info": {}, "data": ROWS, "x": 1}, indent=1),
+    "commas": TABLE.format(","),
+    "tabs": TABLE.format("\t"),
+    "semicolons": "\ufeff" + TABLE.format(";"),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_rows_of_any_layout(tmp_path: Path, layout: str, encoding: str) -> None:
-    text, rows = LAYOUTS[layout]
-    if encoding == "utf-16" and text[0] in "[{\ufeff":
-        return  # only spreadsheets are saved so
-    (tmp_path / "a.x").write_bytes(text.encode(encoding))
-    assert list(read_rows(tmp_path / "a.x")) == rows
+def test_rows_of_any_layout(tmp_path: Path, layout: str) -> None:
+    assert list(read_items(write_json(tmp_path / "a.x", LAYOUTS[layout]))) == ROWS
 
 
 @pytest.mark.parametrize("pack", [bytes, zipped])
@@ -130,39 +117,15 @@ def test_rows_of_parquet_leave_out_images(tmp_path: Path, pack: Callable[[bytes]
     buffer = io.BytesIO()
     parquet.write_table(pa.Table.from_pylist([shown | image] * 5000), buffer)
     (tmp_path / "b.json").write_bytes(pack(buffer.getvalue()))
-    rows = list(read_rows(tmp_path / "b.json"))
-    assert rows == [(k, shown | {"image": {"path": "a.jpg"}, "raw": {}}) for k in range(5000)]
+    rows = list(read_items(tmp_path / "b.json"))
+    assert rows == [shown | {"image": {"path": "a.jpg"}, "raw": {}}] * 5000
     (tmp_path / "b.json").write_bytes(buffer.getvalue()[:-30])
     with pytest.raises(DataError, match=r"b\.json: not the Parquet expected"):
-        list(read_rows(tmp_path / "b.json"))
+        list(read_items(tmp_path / "b.json"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "pyarrow", None)
         with pytest.raises(DataError, match="Parquet files need pyarrow: pip install pyarrow"):
-            list(read_rows(tmp_path / "b.json"))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "the list of records is empty or missing"),
-        ("a,b\n1,2,3\n", r"line 2 has 3 cells, the first line 2; a text with separators"),
-        ('a,b\n"x" y,2\n', "not the table expected"),
-        ("a,b,a\n1,2,3\n", "the first line names a more than once"),
-        ('{"a": 1}\n{"a"', "not the JSON expected"),
-        ("[1] x", "more text follows its end"),
-        ("q\nWas ist gr\udcfcn?\n", "save it as UTF-8"),
-    ],
-)
-def test_broken_rows(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "a").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(DataError, match=message):
-        list(read_rows(tmp_path / "a"))
-
-
-def test_a_workbook_is_no_archive_of_records(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "a.zip" / "xl" / "workbook.xml", "x").parents[1]
-    with pytest.raises(DataError, match="an Excel workbook; save its sheet as CSV UTF-8"):
-        list(read_rows(path))
+            list(read_items(tmp_path / "b.json"))
 
 
 def test_members_are_found(tmp_path: Path) -> None:
@@ -188,17 +151,19 @@ def test_memory_is_bounded(
 
 
 BROKEN = [
-    ("", r"expected \[, found the end"),
-    ("hello", r"expected \[, found h; at character 0"),
-    *(
-        (text, "the list 'wanted' is empty or missing")
-        for text in ("[]", '{"wanted": []}', '{"other": [1, 2]}', '{"wanted": {"a": 1}}')
-    ),
+    ("", "there are no entries"),
+    ("hello", "there are no entries"),
+    ("[]", "there are no entries"),
+    ('{"wanted": []}', "there are no entries"),
+    ("a,b\n1,2,3\n", "line 2 has not as many cells as the first line; a text with separators"),
+    ('a,b\n"x" y,2\n', "not the table expected"),
+    ('{"a": 1}\n{"a"', "not the JSON expected"),
+    ("q\nWas ist gr\udcfcn?\n", "not the table expected .* can't decode byte 0xfc"),
     ('{"wanted": [1]', "expected , or }, found the end"),
     ('{"wanted": [1 2]}', r"expected , or \], found 2; at character 14"),
     ('{"wanted": [1,]}', "Expecting value; at character 14"),
     ('{"wanted": [{"a": "b]}', "Unterminated string"),
-    ('{"wanted": [1]} x', "more text follows its end"),
+    ("[1] x", "more text follows its end"),
     ('{"wanted" [1]}', "expected :, found"),
     ("[" * 100_000, "maximum recursion depth exceeded"),
     (f"[{'1' * 5000}]", "Exceeds the limit .* for integer string conversion"),
@@ -207,7 +172,8 @@ BROKEN = [
 
 @pytest.mark.parametrize(("text", "message"), BROKEN)
 def test_broken_json(tmp_path: Path, text: str, message: str) -> None:
-    path = write_json(tmp_path / "a.json", text)
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=message) as error:
         list(read_items(path, "wanted"))
     assert str(error.value).startswith(f"{path}: ")
@@ -217,7 +183,6 @@ def test_broken_json(tmp_path: Path, text: str, message: str) -> None:
 def test_broken_files(tmp_path: Path) -> None:
     whole = gzip.compress(json.dumps(list(range(5000))).encode())
     (tmp_path / "cut.json.gz").write_bytes(whole[:-20])
-    (tmp_path / "cut.xz").write_bytes(lzma.compress(b"[1]")[:-9])
     write_json(tmp_path / "whole.zip" / "a.json", list(range(5000)))
     content = (tmp_path / "whole.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
@@ -230,14 +195,10 @@ def test_broken_files(tmp_path: Path) -> None:
         ("missing.zip/a.json", "cannot be read (No such file or directory)"),
         (".", "cannot be read (Is a directory)"),
         ("cut.json.gz", "damaged or incomplete (Compressed file ended"),
-        ("cut.xz", "damaged or incomplete (Compressed file ended"),
-        ("cut.xz/a.json", "is not a zip archive"),
+        ("cut.json.gz/a.json", "is not a zip archive"),
         ("cut.zip", "damaged or incomplete (File is not a zip file)"),
         ("flipped.zip", "damaged or incomplete (Bad CRC-32"),
-        (
-            "two.zip",
-            f"2 such files in the archive, expected one that ends in .json, as in {tmp_path}",
-        ),
+        ("two.zip", "2 such files in the archive, expected one that ends in .json or .jsonl or"),
         ("two.zip/a.json", "2 such files in the archive"),
         ("two.zip/c.json", "no such files in the archive"),
         ("none.zip", "it contains a.txt"),

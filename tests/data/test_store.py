@@ -244,16 +244,13 @@ def test_a_store_that_is_overwritten_in_use(tmp_path: Path) -> None:
         StoreGroup([store]).gather(images)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate")])
-def test_too_little_memory_is_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise error
+        raise OSError(errno.ENOMEM, "Cannot allocate")
 
     path = write_store(tmp_path / "a.h5", make_images([1, 2]))
     monkeypatch.setattr(np, "memmap", fail)
-    with pytest.raises(DataError, match=r"not enough memory to map this image store of 0\.0 GiB"):
+    with pytest.raises(DataError, match=r"not enough memory to map this image store"):
         open_store(path)
 
 

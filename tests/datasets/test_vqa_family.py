@@ -105,7 +105,7 @@ MALFORMED = [
     ("id 'VizWiz_train_00000000.jpg' occurs more", changed(2, image="VizWiz_train_00000000.jpg")),
     ("entry 0: 'answer_type' is missing", changed(0, answer_type=...)),
     ("entry 0: 'answerable' is missing", changed(0, answerable=...)),
-    ("expected [, found {", {"questions": []}),
+    ("there are no entries", {"questions": []}),
 ]
 
 

@@ -138,7 +138,7 @@ GENOMES: list[tuple[str, Any, Any]] = [
     ("entry 0, qas[0]: image 5 is not in", pair(image_id=5), IMAGES),
     ("question id 10000000007 occurs more than once", pair() + pair(), IMAGES),
     ("'coco_id' is [], expected an integer", PAIRS, [{"image_id": 1, "coco_id": []}]),
-    ("expected [, found {", {"1": []}, IMAGES),
+    ("entry 0: 'qas' is missing", {"1": []}, IMAGES),
     ("question_answers.json: the split has no question", pair(answer="unheard"), IMAGES),
 ]
 

@@ -126,7 +126,7 @@ def test_answers_come_in_the_order_asked_for(tmp_path):
         (entries(1, 2, 3, 2), "question 2 answered more than once"),
         ([*entries(1, 2), {"question_id": 3, "answer": 7}], "entry 2 (question 3): 'answer' is 7"),
         ([*entries(1, 2), {"answer": "x"}], "entry 2: 'question_id' is missing"),
-        ([], "is empty"),
+        ([], "no entries"),
     ],
 )
 def test_errors_name_the_entries_of_a_wrong_result_file(tmp_path, content, message):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from vqa_toys import VAL, load_recipe, prepare, questions_of, targets, write_json, write_split
+from vqa_toys import load_recipe, prepare, targets, write_json
 
 from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Prepared
 from mcan.errors import DataError
 from mcan.evaluation.metrics import soft_score
-from mcan.preparation.fields import OTHER_ANSWER, from_cell, people_answers
+from mcan.preparation.fields import OTHER_ANSWER, people_answers
 
 CUSTOM = load_recipe("custom")
 ALL = ("--carve-validation", "0")
-TEN = ["yes"] * 9 + ["no"]
+TEN = ["no"] + ["yes"] * 9
 
 
 def prepare_file(folder: Path, content: Any, *arguments: str, name: str = "a.json") -> Prepared:
@@ -45,7 +44,7 @@ def rows_of(prepared: Prepared, split: str = "train") -> list[tuple[Any, Any, st
         (0.5, ["0.5"]),
         (True, ["yes"]),
         ([False, 4], ["no", "4"]),
-        *((empty, []) for empty in (None, "", " ", [], ["", ""], float("nan"), [None])),
+        ([None, float("nan")], ["", ""]),
         # As tables hold them: JSON, Python, arrays of numpy.
         ('["a", "it\'s", null]', ["a", "it's", ""]),
         ("['a', \"it's\"]", ["a", "it's"]),
@@ -56,13 +55,12 @@ def rows_of(prepared: Prepared, split: str = "train") -> list[tuple[Any, Any, st
         # Scores by ten people.
         ({"net": 1}, ["net"] * 10),
         ({"net": 1.0, "netting": 0.3, "nets": 0, "mesh": None}, ["net"] * 9 + ["netting"]),
-        ({"ids": ["net", "mesh"], "weights": [1.0, 0.6]}, ["net"] * 8 + ["mesh"] * 2),
         ({"a": 0.9, "b": 0.3}, ["a"] * 3 + ["b"] + [OTHER_ANSWER] * 6),
         ({}, [OTHER_ANSWER] * 10),
     ],
 )
 def test_answers_in_any_form(value: Any, answers: list[str]) -> None:
-    assert people_answers(from_cell(value)) == answers
+    assert sorted(people_answers(value)) == sorted(answers)
 
 
 @pytest.mark.parametrize("value", [{"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 0.333}])
@@ -89,7 +87,7 @@ DATASETS: dict[str, tuple[Any, list[tuple[Any, Any, list[str]]]]] = {
         [("Q", 7, TEN)],
     ),
     "VQA-RAD": (
-        [{"qid": "0", "image_name": "s00.jpg", "question": "q", "answer": "Yes"}] * 1,
+        [{"qid": "0", "image_name": "s00.jpg", "question": "q", "answer": "Yes"}],
         [("0", "s00", ["Yes"])],
     ),
     "SLAKE": (
@@ -98,13 +96,12 @@ DATASETS: dict[str, tuple[Any, list[tuple[Any, Any, list[str]]]]] = {
     ),
     "TextVQA": (
         {"dataset_type": "x", "data": [{"question": "q", "image_id": "5f", "answers": TEN}]},
-        [(0, "5f", TEN)],
+        [("a/0", "5f", TEN)],
     ),
     "LXMERT": (
         [{"question_id": 3, "img_id": "COCO_1", "sent": "q", "label": {"yes": 1, "no": 0.3}}],
         [(3, "COCO_1", TEN)],
     ),
-    "GQA": ({"021": {"imageId": "23", "question": "q", "answer": "a"}}, [("021", "23", ["a"])]),
     "CLEVR": (
         {
             "info": {},
@@ -115,13 +112,9 @@ DATASETS: dict[str, tuple[Any, list[tuple[Any, Any, list[str]]]]] = {
         },
         [(3, "C_1", ["3"]), (4, "C_1", ["4"])],
     ),
-    "numbers of people": (
-        [{"image": f"{k}.PNG", "question": "q", "answers": {"a": 1 + k, "b": 1}} for k in (0, 1)],
-        [(0, "0", ["a", "b"]), (1, "1", ["a", "a", "b"])],
-    ),
     "a spreadsheet": (
-        "Image Name;Question;Answer;;\ni1.jpg;q;Yes;;\n\ni1.jpg;q;\"a; b\";;\n",
-        [(0, "i1", ["Yes"]), (1, "i1", ["a; b"])],
+        "Image Name;Question;Answer\ni1.jpg;q;Yes\n;;\ni1.jpg;q;\"a; b\"\n",
+        [("a/0", "i1", ["Yes"]), ("a/1", "i1", ["a; b"])],
     ),
 }  # fmt: skip
 
@@ -130,27 +123,20 @@ DATASETS: dict[str, tuple[Any, list[tuple[Any, Any, list[str]]]]] = {
 def test_well_known_names(tmp_path: Path, name: str) -> None:
     content, expected = DATASETS[name]
     prepared = prepare_file(tmp_path, content)
-    assert [(i, image, answers) for i, image, _, answers in rows_of(prepared)] == expected
+    rows = [(i, image, sorted(answers)) for i, image, _, answers in rows_of(prepared)]
+    assert rows == expected
     assert prepared.meta["splits"]["train"]["bound_normalised"] > 0.4
 
 
-NAMED = [{"q": "a?", "a1": "x", "a2": "y", "of": {"file": f"d{k}/s.jpg"}} for k in (0, 1)]
+NAMED = [{"q": "a?", "a1": "x", "file": f"d{k}/s.jpg", "of": {"x": "y"}} for k in (0, 1)]
 
 
 def test_named_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fields = ["--fields", "question=q", "answers=a1,a2", "image=of.file", "type=a1"]
+    fields = ["--fields", "question=q", "answer=a1", "image=file", "type=a1"]
     prepared = prepare_file(tmp_path, NAMED, *fields, "--ids", "path")
-    assert rows_of(prepared) == [(k, f"d{k}/s", "a?", ["x", "y"]) for k in (0, 1)]
+    assert rows_of(prepared) == [(f"a/{k}", f"d{k}/s", "a?", ["x"]) for k in (0, 1)]
     assert prepared.split("train").answer_types.names == ("x",)
-    assert f"{tmp_path}/a.json: --fields question=q image=of.file answer=a1,a2" in (
-        capsys.readouterr().err
-    )
-
-
-def test_the_choice_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content, _ = DATASETS["SLAKE"]
-    prepare_file(tmp_path, content)
-    assert "--fields question=question image=img_id (not img_name) answer=answer id=qid" in (
+    assert f"{tmp_path}/a.json: --fields question=q image=file answer=a1 type=a1\n" in (
         capsys.readouterr().err
     )
 
@@ -158,24 +144,17 @@ def test_the_choice_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a.json: no field is known as question; there is q, a1, a2, of; choose with --fields"),
-        (
-            ["question=q"],
-            "no field is known as image; there is q, a1, a2, of; choose with --fields",
-        ),
-        (["question=sent", "image=of.file"], "a.json: 'sent' is no field; there is q"),
-        (["question=q", "image=of.name"], "entry 0: 'of.name' is missing"),
+        ([], "a.json: no field is known as question; there is q, a1, file, of; choose with"),
+        (["question=q"], "no field is known as image; there is q, a1, file, of; choose with"),
+        (["question=sent", "image=file"], "a.json: 'sent' is no field; there is q"),
         (["question=q", "image=q"], "no question of train has an answer; name their field"),
         (
-            ["question=q", "image=of.file", "answer=a1"],
+            ["question=q", "image=file", "answer=a1"],
             "entry 1: image 'd1/s.jpg' has the id 's', as 'd0/s.jpg' before; use --ids path",
         ),
         (["colour=q"], "--fields colour=q: expected question=FIELD, image=FIELD, answer=FIELD"),
         (["question"], "--fields question: expected question=FIELD"),
-        (
-            ["question=q", "image=a1", "answer=of"],
-            "entry 0: 'of' is {'file': 'd0/s.jpg'}, expected",
-        ),
+        (["question=q", "image=a1", "answer=of"], "entry 0: 'of' is {'x': 'y'}, expected"),
     ],
 )
 def test_fields_that_cannot_be_known(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -200,29 +179,23 @@ def test_ids_of_images(tmp_path: Path, rule: str, image: Any) -> None:
     assert rows_of(prepare(CUSTOM, tmp_path, *files, "--ids", rule, *ALL))[0][:2] == (1, image)
 
 
-def test_missing_ids_are_numbered_through_all_files_and_splits(tmp_path: Path) -> None:
-    """Images after their file: another tool may read the files in another order."""
-    rows = [{"question": f"q{k}", "answer": "a", "image": {"path": None}} for k in range(6)]
-    files = [write_json(tmp_path / f"{k}.json", rows[2 * k : 2 * k + 2]) for k in range(3)]
-    splits = ["--files", "train", str(files[0]), str(files[1]), "--files", "val", str(files[2])]
-    prepared = prepare(CUSTOM, tmp_path, *splits)
-    expected = [(k, f"{k // 2}/{k % 2}", f"q{k}") for k in range(6)]
-    assert [row[:3] for row in rows_of(prepared)] == expected[:4]
-    assert [row[:3] for row in rows_of(prepared, "val")] == expected[4:]
-    carved = prepare_file(tmp_path / "x", rows, "--carve-validation", "0.5")
-    both = sorted([*rows_of(carved), *rows_of(carved, "val")])
-    assert [row[:3] for row in both] == [(k, f"a/{k}", f"q{k}") for k in range(6)]
+def test_images_without_names(tmp_path: Path) -> None:
+    """Images after their file, as another tool may read the files in another order."""
+    rows = [{"question": f"q{k}", "answer": "a", "image": {"path": None}} for k in range(4)]
+    files = [str(write_json(tmp_path / f"{k}.json", rows[2 * k :][:2])) for k in range(2)]
+    prepared = prepare(CUSTOM, tmp_path, "--files", "train", *files, "--fields", "id=")
+    both = sorted([*rows_of(prepared), *rows_of(prepared, "val")])
+    assert both == [(name := f"{k // 2}/{k % 2}", name, f"q{k}", ["a"]) for k in range(4)]
 
 
 def test_answers_are_in_all_records_or_in_none(tmp_path: Path) -> None:
-    rows = [{"question": "q", "answer": "a", "image": "i"}, {"question": "q", "image": "i"}]
+    rows = [{"question": "q", "answer": answer, "image": "i"} for answer in ("a", "")]
     train, test = (str(write_json(tmp_path / f"{k}.json", rows[k:])) for k in (0, 1))
     with pytest.raises(DataError, match=r"0.json: entry 1: it has no answer, unlike those before"):
         prepare(CUSTOM, tmp_path, "--files", "train", train)
     train = str(write_json(tmp_path / "0.json", rows[:1]))
-    files = ["--files", "train", train, "--files", "test", test]
-    prepared = prepare(CUSTOM, tmp_path, *files, *ALL, "--fields", "answer=answer")
-    assert rows_of(prepared, "test") == [(1, "i", "q", [])]
+    prepared = prepare(CUSTOM, tmp_path, "--files", "train", train, "--files", "test", test, *ALL)
+    assert rows_of(prepared, "test") == [("1/0", "i", "q", [])]
 
 
 def test_answers_that_a_file_of_scores_does_not_name(tmp_path: Path) -> None:
@@ -231,7 +204,7 @@ def test_answers_that_a_file_of_scores_does_not_name(tmp_path: Path) -> None:
     for every in ("chosen", "every"):
         prepared = prepare_file(tmp_path / every, rows, "--count-answers", every)
         assert set(prepared.vocabulary.answers) == {"no", "yes"}
-        assert targets(prepared, "train") == {0: {"no": 0.6}, 1: {}, 2: {"yes": 1.0}}
+        assert [*targets(prepared, "train").values()] == [{"no": 0.6}, {}, {"yes": 1.0}]
         assert prepared.meta["splits"]["train"]["bound"] == pytest.approx(1.6 / 3)
 
 
@@ -258,16 +231,3 @@ def test_a_choice_that_nobody_gave(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (
         "2 of 3 questions of train have a multiple_choice_answer that nobody gave" in contradiction
     )
-
-
-def test_questions_of_annotations(tmp_path: Path) -> None:
-    files = write_split(tmp_path, "train", VAL)
-    questions, annotations = Path(files[2]), Path(files[3])
-    content = json.loads(annotations.read_text())
-    for entry, (_, _, text, _) in zip(content["annotations"], VAL, strict=True):
-        entry["question"] = text
-    write_json(annotations, content)
-    bare = [{"question_id": entry["question_id"]} for entry in questions_of(VAL)]
-    write_json(questions, bare)
-    rows = rows_of(prepare(CUSTOM, tmp_path, *files, *ALL))
-    assert rows == [(q, i, text, [*answers]) for q, i, text, answers in VAL]

@@ -52,10 +52,9 @@ def test_a_prepared_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "val 2 1 6 2 50.00 % 50.00 %",
         "test 2 1 6 2 - -",
     ]
-    assert [line.split(" are ")[0] for line in captured.err.splitlines()] == [
-        f"warning: {tmp_path / 'prepared'}, split {split}: 2 of 6 words (33%)"
-        for split in ("val", "test")
-    ]
+    for split in ("val", "test"):
+        warning = f"{tmp_path / 'prepared'}, split {split}: 2 of 6 words (33%) are unknown"
+        assert warning in captured.err
 
 
 def random_rows(questions: int, seed: int = 0) -> list[Row]:
