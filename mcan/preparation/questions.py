@@ -122,12 +122,10 @@ def read_files(
             return
     answered: bool | None = None
     for path in paths:
-        found: Fields = {}
+        found = find_fields(next(read_records(path)), fields)
+        named = " ".join(f"{role}={name}" for role, name in found.items() if name)
+        message_once(f"{path}: --fields {named}")
         for record in read_records(path):
-            if not found:
-                found = find_fields(record, fields)
-                named = " ".join(f"{role}={name}" for role, name in found.items() if name)
-                message_once(f"{path}: --fields {named}")
             answers: tuple[str, ...] = ()
             if found["answer"] and record.get(found["answer"]) not in (None, []):
                 answers = answers_of(record, found["answer"])
