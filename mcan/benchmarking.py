@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.profiler import profile as torch_profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcan.batch import Image, PaddedLengths, Question
@@ -351,19 +350,6 @@ def _now(bench: _Bench) -> float:
     if bench.job.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def profile(arm: Arm, runs: Path) -> None:
-    """Print where the time of `steps` training steps goes, by torch's profiler."""
-    torch.set_num_threads(arm.threads)
-    config = load_config(arm.config, (*arm.overrides, "name=profile", f"runs={runs}"))
-    with processes(config.train.device) as job:
-        repetitions = _train(_Bench.open(config, job, arm))
-        next(repetitions)
-        with torch_profile() as profiler:
-            next(repetitions)
-    by = "self_cuda_time_total" if job.device.type == "cuda" else "self_cpu_time_total"
-    sys.stdout.write(str(profiler.key_averages().table(sort_by=by, row_limit=30)) + "\n")
 
 
 def measure_startup(

@@ -20,7 +20,6 @@ from mcan.benchmarking import (
     describe_machine,
     measure,
     measure_startup,
-    profile,
     record_file,
     report,
     save,
@@ -57,7 +56,6 @@ def parse() -> argparse.Namespace:
         metavar="KEY=A,B,...",
         help="instead of the baseline: one arm per value of a config key, or of `regions`",
     )
-    train.add_argument("--profile", action="store_true", help="print where the time of steps goes")
     evaluation = add_command(commands, "eval", "predicting a split", questions=1024)
     for each in (train, evaluation):
         each.add_argument("--no-bf16", action="store_true", help="for processors without it")
@@ -90,15 +88,13 @@ def main() -> None:
         record_file(args.what, args.save)
     with tempfile.TemporaryDirectory() as folder:
         record = run(args, Path(folder))
-    if record is None:
-        return
     sys.stdout.write(report(record))
     if args.save:
         save(record, args.save)
 
 
-def run(args: argparse.Namespace, folder: Path) -> Measurements | None:
-    """The record of a benchmark; None for a profile, which is printed."""
+def run(args: argparse.Namespace, folder: Path) -> Measurements:
+    """The record of a benchmark."""
     overrides = (*(QUICK if args.quick else ()), *args.overrides)
     unused = ("name=benchmark", "data.prepared=p", "data.images=[i]", "data.evaluate=null")
     batch = load_config(args.config, (*unused, *overrides)).train.batch_size
@@ -130,9 +126,6 @@ def run(args: argparse.Namespace, folder: Path) -> Measurements | None:
     job = {"eval": "evaluate", "loader": "load"}.get(args.what, "train")
     plain = Arm(job, args.config, overrides, threads, steps=steps)
     arms = choose_arms(args, plain, sizes, folder)
-    if args.what == "train" and args.profile:
-        profile(arms["float32"], folder)
-        return None
     products = {}
     if BASELINE in arms:
         products = {

@@ -190,13 +190,6 @@ def test_script(arguments: str, rows: list[str], tmp_path: Path) -> None:
     assert (tmp_path / "made.md").read_text().endswith(done.stdout)
 
 
-@pytest.mark.slow
-def test_profile() -> None:
-    done = run_script("train", "--quick", "--profile", "--steps", "1", "--threads", "1")
-    assert done.returncode == 0, done.stderr
-    assert "aten::addmm" in done.stdout
-
-
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "train.json").write_text("{}")
