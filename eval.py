@@ -22,7 +22,7 @@ from mcan.console import positive
 from mcan.data.prepared import Prepared
 from mcan.engine.checkpoint import Checkpoint, open_checkpoint
 from mcan.engine.processes import Processes, processes
-from mcan.errors import DataError, RunError, command
+from mcan.errors import RunError, command
 from mcan.evaluation.results import (
     METRICS_FILE,
     PREDICTIONS_FILE,
@@ -185,8 +185,6 @@ def evaluate(
             asked = list(by_question_id(read_questions(args.questions), args.questions))
         # With empty answers, before the work: what the server takes depends on ids alone.
         submission([{"question_id": i, "answer": ""} for i in ids], asked, where)
-    if args.worst and not scorer.possible:
-        raise DataError(f"{dataset.splits[0].path}: has no human answers; --worst needs them")
     predictions = predict_over_processes(
         answer_probabilities(models, config.train.loss),
         dataset,

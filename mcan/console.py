@@ -61,7 +61,7 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 
 def expand_home(path: str) -> str:
-    """`path` with `~` or `~name` at its start replaced, if there is such a user."""
+    """`path` with `~/` or `~name/` at its start replaced, if there is such a user."""
     return os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises for an unknown user)
 
 

@@ -52,9 +52,8 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed by the caller; a file must not take its number
             setattr(sys, stream, Path(os.devnull).open(mode))  # noqa: SIM115
-    for index, argument in enumerate(sys.argv[1:], 1):
-        if found := re.fullmatch(r"([\w.-]+=)?(~[^/]*/.*)", argument):  # a lone ~ is YAML's null
-            sys.argv[index] = (found[1] or "") + expand_home(found[2])
+    home = expand_home("~/")
+    sys.argv = [re.sub(r"^([\w.-]+=)?~/", lambda m: (m[1] or "") + home, a) for a in sys.argv]
     try:
         status = main()
         sys.stdout.flush()

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from mcan.console import expand_home
 from mcan.engine.losses import LOSSES
 from mcan.engine.optimizers import OPTIMIZERS
 from mcan.engine.schedules import Plateau, Schedule
@@ -21,8 +20,6 @@ from mcan.nn.attention import SIMILARITIES
 from mcan.nn.cascade import CASCADES, MCA_LAYER_MEANINGS
 from mcan.nn.encoders import QUESTION_ENCODERS
 from mcan.section import FREE, Fraction, OneOf, PositiveFloat, PositiveInt, Section
-
-FilePath = Annotated[str, AfterValidator(expand_home)]
 
 SCHEMA_VERSION = 2
 """Raised if a default changes, so that the identity of a run that relies on it changes too."""
@@ -35,15 +32,15 @@ ADDED_KEYS = {"data.limit": None, "train.max_steps": None, "evaluation.best_by":
 class DataConfig(Section):
     """Which data is read, and how."""
 
-    prepared: Annotated[FilePath, FREE]
+    prepared: Annotated[str, FREE]
     """Folder made by `data/<dataset>/prepare.py`."""
     train: tuple[str, ...] = Field(("train",), min_length=1)
     """Splits trained on, read one after the other as one dataset."""
     evaluate: str | None = "val"
     """Split evaluated during training; null for none."""
-    images: Annotated[tuple[FilePath, ...], FREE] = Field(min_length=1)
+    images: Annotated[tuple[str, ...], FREE] = Field(min_length=1)
     """Image stores (region features or pixels); an image is looked up in each, in this order."""
-    grid: Annotated[tuple[FilePath, ...], FREE] = ()
+    grid: Annotated[tuple[str, ...], FREE] = ()
     """Stores of grid features whose rows are appended after the regions; empty for none."""
     limit: PositiveInt | None = None
     """Only the first this many questions of every split that is read; null reads all."""
@@ -62,7 +59,7 @@ class DataConfig(Section):
 class WordVectorsConfig(Section):
     """Pretrained word vectors for the embedding (GloVe, word2vec or fastText)."""
 
-    path: Annotated[FilePath, FREE]
+    path: Annotated[str, FREE]
     """File: .txt, .vec, .gz or .zip."""
     unknown: Literal["zero", "random"] = "zero"
     """Rows of words without a vector: zeros (the reference) or random."""
@@ -242,7 +239,7 @@ class Config(Section):
 
     name: Annotated[str, FREE] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder below `runs`."""
-    runs: Annotated[FilePath, FREE] = "runs"
+    runs: Annotated[str, FREE] = "runs"
     """Folder that holds run folders."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of initialisation, order and dropout."""

@@ -108,6 +108,9 @@ class _Loader(yaml.SafeLoader):
             pairs[Key(text, place)] = self.construct_object(value_node)
         return pairs
 
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        return expand_home(str(self.construct_scalar(node)))  # only paths begin with ~
+
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = str(self.construct_scalar(node))
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))  # 010 is ten
@@ -233,7 +236,7 @@ def read_file(
         allowed = "a path or a list of paths, relative to this file"
         raise config_error(where, f"_base_ is {show(bases)}; it must be {allowed}")
     above = [*above, place.file]
-    layers = [read_file(path.parent / expand_home(base), section, where, above) for base in paths]
+    layers = [read_file(path.parent / base, section, where, above) for base in paths]
     merged: dict[str, Any] = {}
     for layer in [*layers, stated]:
         merged = merge(merged, layer, section)

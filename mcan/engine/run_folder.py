@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 _WITHOUT_EFFECT = ("benchmarking", "benchmarking.py", "preparation", "tables")
 """Parts of mcan/ that no trained or evaluated number depends on: data has digests of its own."""
-_NOT_PLOTTED = ("epoch", "n", "trained_on_questions", "per_answer_type", "per_question_type")
 
 
 class RunFolder:
@@ -248,7 +247,7 @@ class RunLog:
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line {"kind", "step", ...values}; TensorBoard gets numbers as `kind/name`."""
         line = json.dumps({"kind": kind, "step": step, **values})
-        shown = {name: value for name, value in values.items() if name not in _NOT_PLOTTED}
+        shown = {name: value for name, value in values.items() if isinstance(value, float)}
         for name, value in values.get("per_answer_type", {}).items():
             shown[f"per_answer_type/{name}"] = value
         with saving(self._run.metrics):
