@@ -20,8 +20,7 @@ from filelock import FileLock, Timeout
 from mcan.console import message
 from mcan.errors import DataError, RunError, shorten
 
-_ZIP = b"PK\x03\x04"
-_GZIP = b"\x1f\x8b"
+_ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 
 
 def refuse_existing(path: Path | None, option: str) -> None:

@@ -17,21 +17,20 @@ from mcan.evaluation.metrics import soft_score
 from mcan.preparation.image_ids import IdRule, image_id
 
 # Well-known names, the preferred ones first; capitals do not matter, spaces are underscores.
-_NAMES = {
-    "question": "question sent sentence question_text question_string query",
-    "image": "image_id img_id image_name img_name file_name image_file img_file image_filename "
-    "image_path img_path file_path image img image_index",
-    "answer": "answers direct_answers human_answers answer label labels ground_truth "
-    "multiple_choice_answer",
-    "id": "question_id qid question_index id",
-    "type": "answer_type",
-    "question_type": "question_type content_type",
-    "chosen": "multiple_choice_answer",
+NAMES = {
+    "question": ("question", "sent", "sentence", "query"),
+    "image": (
+        *("image_id", "img_id", "image_name", "img_name", "file_name", "image_file"),
+        *("image_filename", "image_path", "image", "img", "image_index"),
+    ),
+    "answer": ("answers", "direct_answers", "answer", "label", "multiple_choice_answer"),
+    "id": ("question_id", "qid", "question_index", "id"),
+    "type": ("answer_type",),
+    "question_type": ("question_type", "content_type"),
+    "chosen": ("multiple_choice_answer",),
 }
-NAMES = {role: names.split() for role, names in _NAMES.items()}
 OTHER_ANSWER = "…"
 """Stands for the answers of people that a file with scores does not name. It is never a class."""
-EXPECTED_ANSWERS = 'expected a text, a list of texts or of {"answer": text}, or text -> score'
 Fields = Mapping[str, str]
 
 

@@ -38,7 +38,6 @@ from mcan.data.prepared import Categories, HumanAnswers
 from mcan.data.records import Record, check_id, read_records
 from mcan.errors import DataError, shorten
 from mcan.preparation.fields import (
-    EXPECTED_ANSWERS,
     NAMES,
     OTHER_ANSWER,
     Fields,
@@ -94,7 +93,10 @@ def answers_of(record: Record, name: str = "answers") -> tuple[str, ...]:
             return answers
     except (ValueError, TypeError, LookupError) as error:
         reason = f" ({error})"
-    raise record.error(f"'{name}' is {value!r:.60}, {EXPECTED_ANSWERS}{reason}")
+    raise record.error(
+        f"'{name}' is {value!r:.60}, expected a text, a list of texts or of "
+        f'{{"answer": text}}, or text -> score{reason}'
+    )
 
 
 def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]:

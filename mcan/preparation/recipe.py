@@ -170,9 +170,7 @@ class DatasetRecipe:
             Vocabulary(tokens, answers),
             metric=options.metric,
             # With its folder, as files of one name may be in several.
-            sources={
-                "/".join(path.parts[-2:]): sha256_of(path) for path in map(file_on_disk, sources)
-            },
+            sources={"/".join(p.parts[-2:]): sha256_of(p) for p in map(file_on_disk, sources)},
         )
 
 
@@ -228,14 +226,9 @@ def answer_vocabulary(
     best = dict(counts.most_common(options.top_answers))
     answers = tuple(answer for answer in counts if best.get(answer, 0) >= fewest)
     if not answers:
-        if not counts:
-            raise DataError(
-                f"no question of {', '.join(options.answer_splits)} has an answer; name their "
-                "field with --fields answer=FIELD, or other splits with --answer-splits"
-            )
         raise DataError(
             f"no answer occurs {fewest} times in {', '.join(options.answer_splits)}; choose with "
-            "--answer-splits and --min-answer-count"
+            "--answer-splits, --min-answer-count and, in records, --fields answer=FIELD"
         )
     return answers
 

@@ -146,11 +146,7 @@ REFUSED: list[tuple[str, dict[str, list[Row]], str]] = [
     ("--files dev: expected one file, found 0", TRAIN_VAL, "--files dev"),
     ("nowhere.json: cannot be read", TRAIN_VAL, "--files dev nowhere.json"),
     ("'a/b' cannot be the name", TRAIN_VAL, "--files a/b {}/questions_train.json"),
-    (
-        "no question of test has an answer; name",
-        {"train": TRAIN, "test": TEST},
-        "--answer-splits test",
-    ),
+    ("no answer occurs 1 times in test", {"train": TRAIN, "test": TEST}, "--answer-splits test"),
     ("the split has no question", {"train": TRAIN[:2]}, ""),  # one image, none left for val
     ("the vocabulary needs split 'train'", {"test": TEST}, ""),
     ("val.json: question '40': question id is '40' while", {"train": TRAIN, "val": TEXT_IDS}, ""),
