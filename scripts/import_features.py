@@ -10,15 +10,13 @@ from pathlib import Path
 from mcan.console import positive
 from mcan.errors import command
 from mcan.preparation.feature_files import (
-    AXES,
-    KNOWN,
     LAYOUTS,
-    SourceOptions,
     import_features,
     open_source,
     read_selected,
     read_sizes,
 )
+from mcan.preparation.feature_mapping import AXES, KNOWN, SourceOptions
 from mcan.preparation.image_ids import ID_HELP, ID_RULES
 from mcan.preparation.store_writer import add_fill_arguments, read_fill_options, read_pairs
 

@@ -60,8 +60,8 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
-        return _reopen, (self.path, self.digest)
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return open_store, (self.path,)
 
     def check_unchanged(self) -> None:
         """Raise `DataError` if the file was written to since it was opened.
@@ -72,7 +72,10 @@ class ImageStore:
         """
         now = _identity(self.path)
         if self.identity and now[:1] == self.identity[:1] and now != self.identity:
-            raise _changed(self.path)
+            raise DataError(
+                f"{self.path}: was overwritten while it is in use; write a new store under another "
+                "name, and move it to its place only when no run reads the old one"
+            )
 
     @property
     def kind(self) -> Kind:
@@ -82,10 +85,9 @@ class ImageStore:
     @property
     def made_by(self) -> str:
         """What made the features: settings of the extractor, the formats that were imported, or
-        the command; equal for the shards of one extraction."""
+        all that is known; equal for the shards of one extraction."""
         formats = sorted({source["format"] for source in self.provenance.get("sources", [])})
-        how = self.provenance.get("extractor") or formats or self.provenance.get("command")
-        how = how or self.provenance or "unknown"
+        how = self.provenance.get("extractor") or formats or self.provenance or "unknown"
         return how if isinstance(how, str) else json.dumps(how, sort_keys=True)
 
     def image(self, index: int) -> tuple[Any, Any, Any]:
@@ -168,25 +170,10 @@ def open_store(path: str | Path) -> ImageStore:
     return store
 
 
-def _reopen(path: Path, digest: str) -> ImageStore:
-    """The same store in another process."""
-    store = open_store(path)
-    if store.digest != digest:
-        raise _changed(path)
-    return store
-
-
 def _identity(path: Path) -> tuple[int, ...]:
     """Of a file, as it is now: which one, how large, last written when; nothing if it is gone."""
     found = path.stat() if path.exists() else None
     return (found.st_ino, found.st_size, found.st_mtime_ns) if found else ()
-
-
-def _changed(path: Path) -> DataError:
-    return DataError(
-        f"{path}: was overwritten while it is in use; write a new store under another name, and "
-        "move it to its place only when no run reads the old one"
-    )
 
 
 def image_checksum(rows: NDArray[Any], boxes: NDArray[np.float32] | None) -> int:

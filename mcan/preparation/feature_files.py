@@ -1,62 +1,48 @@
-"""Feature files of other projects, and their import: three kinds of containers, one mapping.
+"""Feature files of other projects, and their import: three kinds of containers of records.
 
-A container gives a record per image: arrays and numbers by name. `KNOWN` and the user say which of
-them are the features, boxes and so on. A layout that needs more than names is described in
-`LAYOUTS`; a new kind of container is a subclass of `FeatureSource`. n rows of an image, D width of
-a row, (h, w) rows and columns of a grid, N images, T rows of all.
+What a record says of an image is found by `mcan.preparation.feature_mapping`. A layout that needs
+more than names is described in `LAYOUTS`; a new kind of container is a subclass of `FeatureSource`.
+n rows of an image, D width of a row, (h, w) rows and columns of a grid, N images, T rows of all.
 """
 
 from __future__ import annotations
 
-import base64
-import codecs
 import hashlib
 import json
-import math
 import pickle
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from mcan.data.arrays import Id
 from mcan.data.records import read_records
 from mcan.errors import DataError, shorten
+from mcan.preparation.feature_mapping import (
+    KNOWN,
+    Axes,
+    ImageFields,
+    Sizes,
+    SourceOptions,
+    convert,
+    find_names,
+    flatten,
+)
 from mcan.preparation.image_ids import FEATURE_SUFFIXES, IdRule, image_id
-from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, ImageRows, fill_store
+from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, fill_store
 
 BLOCK_BYTES = 8 << 20
 """About how much one part of a large file holds."""
 
-ImageFields = Mapping[str, Any]
-"""What a file says of one image: arrays and numbers by their names in the file."""
 Entry = tuple[str, str, Callable[[], ImageFields]]
 """The name of an image, where it is, and a function that reads it."""
-Sizes = Mapping[str, tuple[int, int]]
-"""Width and height in pixels of images, by their id as text."""
-Axes = Literal["rows", "columns", "map"]
-AXES: tuple[str, ...] = get_args(Axes)
-
-KNOWN: dict[str, tuple[str, ...]] = {
-    "features": ("x", "features", "image_features", "feature", "feats", "feat"),
-    "boxes": ("bbox", "boxes", "bboxes", "image_bb"),
-    "size": (
-        *("image_w,image_h", "width,height", "widths,heights", "img_w,img_h"),
-        *("image_width,image_height", "w,h"),
-    ),
-    "count": ("num_bbox", "num_boxes", "objectsNum"),
-    "id": ("image_id", "image_ids", "img_id", "img_ids", "ids", "id"),
-}
-"""The names that need no `--keys`, by what they mean; the first that a record has counts."""
 
 
 @dataclass(frozen=True)
@@ -76,217 +62,11 @@ class Layout:
     index: Literal["rows", "ranges", "info", "groups"] = "rows"
 
 
-@dataclass(frozen=True)
-class SourceOptions:
-    """What the user may say about the files: how names become ids (`row`: the ids are the numbers
-    of the rows of an HDF5 file), which file maps image ids to rows, the sizes of images, for files
-    with boxes in pixels but without sizes, what the entries of a record are called, by the names of
-    `KNOWN` (empty: there is none), how features lie, and their width."""
-
-    ids: IdRule | Literal["row"] | None = None
-    index: Path | None = None
-    sizes: Sizes | None = None
-    keys: Mapping[str, str] = field(default_factory=dict)
-    axes: Axes | None = None
-    feature_size: int | None = None
-
-    def said(self) -> dict[str, Any]:
-        """What changes how the files are read, as JSON."""
-        said = {"ids": self.ids, "axes": self.axes, "feature_size": self.feature_size}
-        return {k: v for k, v in (said | {"keys": dict(self.keys)}).items() if v}
-
-
-def find_names(available: Collection[str], keys: Mapping[str, str]) -> dict[str, str]:
-    """What the entries of a record are called, by the names of `KNOWN`. Raises `ValueError`."""
-    names = {}
-    for role, known in KNOWN.items():
-        said = keys.get(role)
-        if said == "":
-            continue
-        present = [n for n in ([said] if said else known) if {*n.split(",")} <= {*available}]
-        if said and not present:
-            raise ValueError(f"there is no {said!r} for {role} among {shorten(available)}")
-        if role == "features" and len(present) != 1:
-            if len(available) != 1:
-                raise ValueError(
-                    f"which of {shorten(available)} are the features? Say so with --keys "
-                    "features=NAME boxes=NAME size=WIDTH,HEIGHT"
-                )
-            present = list(available)
-        if present:
-            names[role] = present[0]
-    return names
-
-
-def convert(
-    image_id: Id, record: ImageFields, options: SourceOptions, certain: Collection[Axes] = ()
-) -> ImageRows:
-    """The rows, boxes, size and grid shape of one image. Raises `ValueError` or `KeyError`.
-
-    Rows that fill an image up to a fixed number (features and box all zero, or beyond the number of
-    boxes) are left out and counted. `certain` are the axes that the layout is known to have.
-    """
-    names = find_names(record.keys(), options.keys)
-    count = int(np.asarray(record[names["count"]]).item()) if "count" in names else None
-    boxes, size = None, (options.sizes or {}).get(str(image_id))
-    counts: dict[str, int] = {}
-    if "boxes" in names:
-        boxes = _decode(record[names["boxes"]], count, 4, "boxes").astype(np.float32)
-        if boxes.ndim != 2 or 4 not in boxes.shape:
-            raise ValueError(f"boxes are {boxes.shape}, expected (n, 4)")
-        upright = (boxes[:, :2] <= boxes[:, 2:4]).all() or len(boxes) != 4
-        boxes = boxes if boxes.shape[1] == 4 and upright else boxes.T
-    n = count if boxes is None else len(boxes)
-    features = _decode(record[names["features"]], n, options.feature_size, "features")
-    if boxes is None and n not in features.shape:  # filled up to a fixed number
-        n = None
-    features, grid_shape = _arrange(features, n, options, certain)
-    if boxes is not None and len(features) != len(boxes):
-        raise ValueError(f"features are {features.shape}, expected a row per box of {len(boxes)}")
-    if "size" in names:
-        sides = [np.asarray(record[name]).ravel() for name in names["size"].split(",")]
-        if sum(map(len, sides)) != 2:
-            raise ValueError(f"{names['size']} are {sides}, expected width and height")
-        width, height = map(int, np.concatenate(sides))
-        size = width, height
-    if size is not None and min(size) < 1:
-        raise ValueError(f"the image size is {size[0]} x {size[1]}")
-    if not features.any():
-        raise ValueError("all its features are zero")
-    if grid_shape is None:
-        if count is not None and not 0 < count <= len(features):
-            raise ValueError(f"{names['count']} is {count}, expected 1 to {len(features)}")
-        zero: Any = ~features.any(1)
-        filler = zero if boxes is None else zero & ~boxes.any(1)
-        filler[count:] |= count is not None
-        counts["filler rows dropped (all zero, or beyond the number of boxes)"] = filler.sum()
-        counts["regions kept for their box, though their features are zero"] = (zero > filler).sum()
-        features, boxes = features[~filler], boxes if boxes is None else boxes[~filler]
-    if boxes is not None and boxes.max() > 1.5:  # a box of pixels is larger
-        if size is None:
-            raise ValueError(
-                "its boxes are in pixels and its size is not in the file given with --sizes; or "
-                "name the fields of it (--keys size=WIDTH,HEIGHT), or leave boxes out (--keys "
-                "boxes=)"
-            )
-        boxes = np.divide(boxes, np.array([*size, *size], np.float32), dtype=np.float32)
-    elif boxes is not None and "size" in names:
-        counts["images whose boxes were divided by their size already"] = 1
-    counts = {label: int(number) for label, number in counts.items() if number}
-    return ImageRows(image_id, features, boxes, size, grid_shape, counts)
-
-
-def _decode(value: Any, n: int | None, width: int | None, what: str) -> NDArray[Any]:
-    """An array; if it is base64, n rows of a width, of float32 or of what the width says."""
-    if isinstance(value, list) and value and isinstance(value[0], str):  # one for each region
-        return np.stack([_decode(row, 1, width, what)[0] for row in value])
-    if not isinstance(value, (bytes, str)):
-        if (array := np.asarray(value)).dtype.kind not in "fiu":
-            raise ValueError(f"{what} are {array.dtype}, expected numbers")
-        return array
-    content = base64.b64decode(value, validate=True)
-    if n is None and width:
-        n = len(content) // (4 * width)
-    if n is None:
-        raise ValueError("how many boxes? Say so with --keys count=NAME, or --feature-size")
-    if not n or len(content) % n:
-        raise ValueError(f"{what} have {len(content)} bytes, which are not those of {n} boxes")
-    numbers = width or len(content) // n // 4
-    kind = {2: "float16", 4: "float32", 8: "float64"}.get(len(content) // n // max(1, numbers))
-    if kind is None or len(content) != n * numbers * np.dtype(kind).itemsize:
-        raise ValueError(
-            f"{what} have {len(content)} bytes, expected {n} rows x {width or 'width'} x 4 bytes "
-            "(float32); if they are float16, say the width with --feature-size"
-        )
-    seen = _number_type(content)
-    if what == "features" and kind != seen and (kind, seen) != ("float16", "float32"):
-        raise ValueError(
-            f"{what} look like {seen}, not {kind}; say how wide a row is with --feature-size "
-            f"({len(content) // n // np.dtype(seen).itemsize}?)"
-        )
-    return np.frombuffer(content, np.dtype(kind).newbyteorder("<")).reshape(n, numbers)
-
-
-def _number_type(content: bytes) -> str:
-    """What the bytes seem to be; float32 unless the pattern of another type is clear.
-
-    The lower half of a float32 is noise, unless it was rounded: as float16 it would be huge or not
-    a number now and then. The lower half of a float64 is noise as float32.
-    """
-    halves = np.frombuffer(content, "<u2")
-    noise = int(np.count_nonzero(halves[::2] & 0x1FFF))
-    if noise >= 48 and ((halves & 0x7C00) < 0x6400).all():  # all are below 1,024
-        return "float16"
-    words = np.frombuffer(content[: len(content) // 4 * 4], "<u4")
-    exponents = (words >> 23) & 0xFF
-    wild = (exponents > 127 + 40) | ((exponents < 127 - 60) & (exponents > 0))
-    low = np.count_nonzero(words[::2])
-    is_double = low > 16 and wild[::2].sum() > 0.3 * low and not wild[1::2].any()
-    return "float64" if is_double else "float32"
-
-
-def _arrange(
-    features: NDArray[Any], n: int | None, options: SourceOptions, certain: Collection[Axes]
-) -> tuple[NDArray[Any], tuple[int, int] | None]:
-    """Rows (n, D), and the shape of the grid of a map, by what fits. Raises `ValueError`."""
-    shape = features.shape
-    if 0 in shape or not shape:
-        raise ValueError(f"features are {shape}, which holds nothing")
-    while features.ndim > 2 and len(features) == 1:
-        features = features[0]
-    features = np.atleast_2d(features)
-    sides = features.shape
-    # The position of the width D in the shape, for each way that features may lie.
-    widths = {2: {"rows": 1, "columns": 0}, 3: {"map": 0, "rows": 2}}.get(features.ndim, {})
-    fit: list[Any] = [
-        axes
-        for axes, at in widths.items()
-        if (features.ndim == 3 or n in (None, sides[1 - at]))
-        and options.feature_size in (None, sides[at])
-    ]
-    if options.axes:
-        fit = [axes for axes in fit if axes == options.axes]
-    if not fit:
-        wanted = f"width {options.feature_size}" if options.feature_size else "(n, D) or (D, h, w)"
-        wanted = f"a row per box of {n}" if n and features.ndim == 2 else wanted
-        wanted += f" and --axes {options.axes}" if options.axes else ""
-        raise ValueError(f"features are {shape}, expected {wanted}")
-    if len(fit) > 1:
-        fit = [axes for axes in certain if axes in fit][-1:] or fit
-    if len(fit) > 1 and features.ndim == 3:  # the width is the longest side
-        fit = [a for a in fit if sides[widths[a]] == max(sides) and sides.count(max(sides)) == 1]
-    elif len(fit) > 1 and n is None and sides[0] <= sides[1]:
-        fit = ["rows"]
-    if len(fit) != 1:
-        either = " or ".join(widths)
-        raise ValueError(f"features are {shape}: which is the width? Say it with --axes {either}")
-    features = np.moveaxis(features, widths[fit[0]], -1)
-    grid_shape = (features.shape[0], features.shape[1]) if features.ndim == 3 else None
-    return features.reshape(math.prod(features.shape[:-1]), features.shape[-1]), grid_shape
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A record without nesting: {"a": {"b": 1}} -> {"a.b": 1}; a list of objects becomes a list for
-    each of their keys, a tensor an array."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        flat = [flatten(item, prefix) for item in value]
-        return {key: [item.get(key) for item in flat] for key in flat[0]}
-    if isinstance(value, torch.Tensor):  # numpy has no bfloat16
-        value = (value.float() if value.is_floating_point() else value).detach().numpy()
-    if not isinstance(value, dict):
-        return {prefix: value}
-    merged: dict[str, Any] = {}
-    for key, inner in value.items():
-        merged |= flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    return merged
-
-
 class FeatureSource:
     """Feature files of one layout at one place; pickles, and holds no open file.
 
-    `parts` are names that stay the same from run to run, and mean the same as long as `identity`
-    is the same. `note` says what is left out, if anything. Raises `DataError` on construction if
-    the files are not of the layout.
+    `parts` are names that mean the same from run to run as long as `identity` is the same. `note`
+    says what is left out. Raises `DataError` on construction if the files are not of the layout.
     """
 
     parts: Sequence[str]
@@ -348,19 +128,17 @@ class FolderFiles(FeatureSource):
         yield part, part, partial(self._load, self.path / part)
 
     def _load(self, file: Path) -> ImageFields:
-        if file.suffix == ".npz":
-            arrays: ImageFields = np.load(file, allow_pickle=False)
-            return arrays  # each is read when it is asked for
         content: Any
-        if file.suffix == ".npy":
-            content = _read_npy(file)
+        if file.suffix in (".npz", ".npy"):
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, Mapping):
+                return content  # each array is read when it is asked for
         elif file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             content = load_file(file)
         else:
-            with torch.serialization.safe_globals(_NUMPY):
-                content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
         return flatten(content if isinstance(content, (dict, list)) else {"array": content})
 
 
@@ -403,10 +181,7 @@ class TsvFile(FeatureSource):
 
     def _load(self, values: Sequence[bytes]) -> ImageFields:
         if len(values) != len(self._columns):
-            raise ValueError(
-                f"the line has {len(values)} columns, expected {len(self._columns)}; it may be cut "
-                "short"
-            )
+            raise ValueError(f"the line has {len(values)} columns, expected {len(self._columns)}")
         record: dict[str, Any] = dict(zip(self._columns, values, strict=True))
         if self.options.keys:
             record |= {str(number): value for number, value in enumerate(values, 1)}
@@ -429,39 +204,31 @@ class Hdf5Files(FeatureSource):
     """HDF5 files with the features of many images; a part is a run of images in one file.
 
     Arrays of all images: which is where comes from an index file (image id -> row), from ids in the
-    file, or from `NAME_info.json`, which gives for each image the number of its `file`
-    (`NAME_0.h5`, ...), its row `idx` there, and for objects `width`, `height` and `objectsNum`, the
-    number of rows that are not padding. Or a group (else an array) per image, called by its id.
+    file, or from `NAME_info.json`: for each image the number of its `file` (`NAME_0.h5`, ...), its
+    row `idx` there, and perhaps its size and number of boxes. Or a group (else an array) per image,
+    called by its id.
     """
 
     def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
         super().__init__(path, layout, options)
-        self._names: dict[str, str] = {}
         places = self._from_info() if self.layout.index == "info" else self._from_file()
         if not places or min(place.row for place in places) < 0:
             raise DataError(f"{path}: its index has no image, or a negative row")
-        with _open_hdf5(places[0].file) as file:
-            if self.layout.index == "info":
-                self._names = self._find_names(file)
-            if self._names:
-                features = file[self._names["features"]]
-                image_bytes = features.nbytes // max(1, min(len(features), len(places)))
-            else:
-                first = self._load(file, places[0]).values()
-                image_bytes = sum(np.asarray(value).nbytes for value in first)
         self._parts: dict[str, list[_Place]] = {}
-        step = max(1, BLOCK_BYTES // max(1, image_bytes))
-        for (file, block), run in groupby(sorted(places), lambda p: (p.file, p.row // step)):
-            self._parts[f"{file.name} rows {block * step}-{(block + 1) * step - 1}"] = list(run)
+        for file, group in groupby(sorted(places), lambda place: place.file):
+            of_file = list(group)
+            file_bytes = file.stat().st_size if file.is_file() else 1
+            step = max(1, BLOCK_BYTES * len(of_file) // file_bytes)
+            for first in range(0, len(of_file), step):
+                self._parts[f"{file.name} row {of_file[first].row}"] = of_file[first : first + step]
         self.parts = list(self._parts)
         self.identity = hashlib.sha256(repr(places).encode()).hexdigest()
 
     def _find_names(self, file: h5py.File) -> dict[str, str]:
         """The datasets of all images, by the names of `KNOWN`."""
+        said = ",".join(self.options.keys.values()).split(",")
+        available = [n for n in dict.fromkeys([*file, *said]) if n and n in file]
         try:
-            said = ",".join(self.options.keys.values()).split(",")
-            available = [n for n in dict.fromkeys([*file, *said]) if n and n in file]
-            available = [n for n in available if n != "spatial_features"]
             return find_names(available, self.options.keys)
         except ValueError as error:
             raise DataError(f"{self.path}: {error}") from None
@@ -470,20 +237,8 @@ class Hdf5Files(FeatureSource):
         with _open_hdf5(self.path) as file:
             if self.layout.index == "groups":
                 return [_Place(self.path, row, name) for row, name in enumerate(_images(file))]
-            names = self._names = self._find_names(file)
+            names = self._find_names(file)
             count = len(file["pos_boxes" if self.layout.index == "ranges" else names["features"]])
-            if "spatial_features" in file and "boxes" not in self.options.keys:
-                # The four coordinates, divided by the size, then width and height of the box.
-                names["boxes"] = "spatial_features"
-                names.pop("size", None)
-            elif "boxes" in names and "size" not in names and self.options.sizes is None:
-                boxes = file[names["boxes"]]
-                if max((boxes[row].max() for row in range(min(9, len(boxes)))), default=0) > 1.5:
-                    del names["boxes"]
-                    self.note = (
-                        f"{self.path}: boxes are left out: they are in pixels, and neither the "
-                        "file nor --sizes gives the sizes of the images"
-                    )
             index = self._find_index(count, file[names["id"]][:] if "id" in names else None)
         return [_Place(self.path, row, image) for image, row in index.items()]
 
@@ -501,23 +256,18 @@ class Hdf5Files(FeatureSource):
         elif ids is None:
             raise DataError(
                 f"{self.path}: neither {names[0]} nor {names[1]} is beside it, and no array of it "
-                "is known to hold image ids; name the array with --keys id=NAME, or give a file "
-                "that maps ids to rows, or lists them in the order of the rows, with --index, or "
-                "use --ids row if the ids are the row numbers from 0"
+                "is known to hold image ids; use --keys id=NAME, --index FILE, or --ids row if the "
+                "ids are the row numbers from 0"
             )
         listed = [i.decode() if isinstance(i, bytes) else str(i) for i in ids.tolist()]
-        if len(listed) != count or len(set(listed)) < count:
-            distinct = f"{len(set(listed)):,} distinct image ids"
-            raise DataError(f"{self.path}: {distinct} for {count:,} images")
+        if not len(listed) == count == len(set(listed)):
+            raise DataError(f"{self.path}: not {count:,} distinct image ids, one for each image")
         return {image: row for row, image in enumerate(listed)}
 
     def _from_info(self) -> list[_Place]:
-        found = [self.path] if self.path.is_file() else sorted(self.path.rglob("*_info.json"))
+        found = [self.path] if self.path.is_file() else [*self.path.rglob("*_info.json")]
         if len(found) != 1:
-            raise DataError(
-                f"{self.path}: {len(found)} files end in _info.json, expected one; give the one to "
-                "import"
-            )
+            raise DataError(f"{self.path}: {len(found)} files end in _info.json; give one of them")
         base = found[0].name.removesuffix("_info.json")
         places = []
         try:
@@ -525,19 +275,19 @@ class Hdf5Files(FeatureSource):
                 file = found[0].with_name(f"{base}_{entry['file']}.h5")
                 places.append(_Place(file, int(entry["idx"]), image, entry))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{found[0]}: expected an object of images with file and idx ({error!r})"
-            ) from None
+            problem = f"expected an object of images with file and idx ({error!r})"
+            raise DataError(f"{found[0]}: {problem}") from None
         return places
 
     def _entries(self, part: str) -> Iterator[Entry]:
         places = self._parts[part]
         with _open_hdf5(places[0].file) as file:
+            names = {} if self.layout.index == "groups" else self._find_names(file)
             for place in places:
                 where = f"{place.file.name} row {place.row}"
-                yield place.image, where, partial(self._load, file, place)
+                yield place.image, where, partial(self._load, file, names, place)
 
-    def _load(self, file: h5py.File, place: _Place) -> ImageFields:
+    def _load(self, file: h5py.File, names: Mapping[str, str], place: _Place) -> ImageFields:
         if self.layout.index == "groups":
             group = file[place.image]
             if isinstance(group, h5py.Dataset):
@@ -546,17 +296,13 @@ class Hdf5Files(FeatureSource):
             return {**group.attrs, **arrays}
         where: Any = place.row
         if self.layout.index == "ranges":
-            first, end = map(int, file["pos_boxes"][place.row])
-            total = len(file[self._names["features"]])
-            if not 0 <= first < end <= total:
-                raise ValueError(f"pos_boxes are {first} and {end}, which are not rows of {total}")
-            where = slice(first, end)
+            where = slice(*map(int, file["pos_boxes"][place.row]))
+            if not 0 <= where.start < where.stop <= len(file[names["features"]]):
+                raise ValueError(f"pos_boxes are {where.start} and {where.stop}, which are no rows")
         record: dict[str, Any] = dict(place.entry or {})
-        for role, names in self._names.items():
-            for name in names.split(","):
-                values = file[name][where if role in ("features", "boxes") else place.row]
-                spatial = name == "spatial_features"
-                record["boxes" if spatial else name] = values[:, :4] if spatial else values
+        for role, joined in names.items():
+            for name in joined.split(","):
+                record[name] = file[name][where if role in ("features", "boxes") else place.row]
         return record
 
 
@@ -586,42 +332,16 @@ def read_index(path: Path) -> dict[str, int]:
     Raises `DataError`.
     """
     content = _read_plain(path)
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path}: expected an object that maps image ids to rows")
-    for key, row in content.items():
-        if type(row) is not int:
-            raise DataError(f"{path}: entry {key!r} is {row!r}, expected image id -> row number")
+    if not (content and isinstance(content, dict) and {*map(type, content.values())} == {int}):
+        raise DataError(f"{path}: expected an object that maps image ids to row numbers")
     return {str(key): row for key, row in content.items()}
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Dictionaries, lists, numbers and strings need no global name; only those of numpy's arrays
-    are let through."""
+    """Dictionaries, lists, numbers and strings need no global name, so none is let through."""
 
     def find_class(self, module: str, name: str) -> Any:
-        arrays = module.split(".")[0] == "numpy" and name in _ARRAYS
-        if not arrays and (module, name) != ("_codecs", "encode"):
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return super().find_class(module, name)
-
-
-_ARRAYS = ("_reconstruct", "scalar", "ndarray", "dtype")
-_MAKERS: Any = (np.empty(0).__reduce__()[0], np.float32().__reduce__()[0])
-_NUMPY: list[Any] = [
-    *(np.ndarray, np.dtype, codecs.encode, *(type(np.dtype(kind)) for kind in "?bBhHiIlLefd")),
-    *((f, f"numpy.{core}.multiarray.{f.__name__}") for core in ("core", "_core") for f in _MAKERS),
-]
-"""The same for torch, which wants every type of number, and both names of numpy's own package."""
-
-
-def _read_npy(path: Path) -> Any:
-    """An array, or the dictionary that an array of one object holds; nothing is executed."""
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        header = f"read_array_header_{'1' if version[0] == 1 else '2'}_0"
-        if not getattr(np.lib.format, header)(file)[2].hasobject:
-            return np.load(path, allow_pickle=False)
-        return _PlainUnpickler(file, encoding="latin1").load().item()
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
 def _read_plain(path: Path) -> Any:
@@ -638,12 +358,11 @@ def _read_plain(path: Path) -> Any:
 LAYOUTS: dict[str, Layout] = {
     # The MCAN authors' files: x (D, n), of their later extractor (n, D), bbox (n, 4) in pixels,
     # image_w, image_h. OpenVQA's: x (n, D), for GQA's objects also bbox, width, height.
-    "npz": Layout(FolderFiles, suffix=".npz"),
-    "npy": Layout(FolderFiles, suffix=".npy"),
-    "pt": Layout(FolderFiles, suffix=".pt"),
-    # Grid features of Jiang et al. 2020: a tensor (1, D, h, w) per image.
-    "grid-pth": Layout(FolderFiles, suffix=".pth"),
-    "safetensors": Layout(FolderFiles, suffix=".safetensors"),
+    # Jiang et al. 2020, .pth: maps (1, D, h, w).
+    **{
+        "grid-pth" if suffix == ".pth" else suffix[1:]: Layout(FolderFiles, suffix=suffix)
+        for suffix in FEATURE_SUFFIXES
+    },
     # Bottom-up attention (Anderson et al. 2018).
     "bottom-up-tsv": Layout(
         TsvFile,
@@ -670,16 +389,14 @@ LAYOUTS: dict[str, Layout] = {
     # A group or array per image, named by its id.
     "hdf5-groups": Layout(Hdf5Files, index="groups"),
     # NAME_0.h5, ... and NAME_info.json: objects (N, n, D) with boxes, or maps (N, D, h, w).
-    "numbered-hdf5": Layout(Hdf5Files, ids="stem", axes=("rows", "map"), index="info"),
+    "numbered-hdf5": Layout(
+        Hdf5Files, suffix="_info.json", ids="stem", axes=("rows", "map"), index="info"
+    ),
 }
 
 
 def open_source(path: Path, name: str | None, options: SourceOptions) -> FeatureSource:
     """The source at `path`, in the layout `name` or in the one that it looks like."""
-    if path.is_dir():  # that holds one file of many images stands for it
-        large = [f for f in path.rglob("*") if f.suffix in (".tsv", ".h5", ".hdf5")]
-        others = [f for f in path.rglob("*") if f.name.endswith((*FEATURE_SUFFIXES, "_info.json"))]
-        path = large[0] if len(large) == 1 and not others else path
     layout = name or detect_layout(path, options)
     return LAYOUTS[layout].container(path, layout, options)
 
@@ -687,32 +404,17 @@ def open_source(path: Path, name: str | None, options: SourceOptions) -> Feature
 def detect_layout(path: Path, options: SourceOptions | None = None) -> str:
     """The layout of a file or folder, by its name and first bytes. Raises `DataError` if it is not
     clear."""
-    options = options or SourceOptions()
-    by_suffix = {k.suffix: name for name, k in LAYOUTS.items() if k.suffix}
-    if path.is_dir():
-        names = [file.name for file in path.rglob("*") if file.is_file()]
-        found = [by_suffix[s] for s in FEATURE_SUFFIXES if any(n.endswith(s) for n in names)]
-        if any(name.endswith("_info.json") for name in names):
-            found.append("numbered-hdf5")
-        problem = f"contains files of {' and '.join(found) or 'no known format'}"
-    elif path.name.endswith("_info.json"):
-        return "numbered-hdf5"
-    elif not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    elif path.suffix in by_suffix:
-        return by_suffix[path.suffix]
+    names = [file.name for file in path.rglob("*")] if path.is_dir() else [path.name]
+    suffixes = {layout: known.suffix for layout, known in LAYOUTS.items() if known.suffix}
+    found = [n for n, suffix in suffixes.items() if any(name.endswith(suffix) for name in names)]
+    if found or path.is_dir():
+        problem = f"contains files of {' and '.join(found) or 'no known format'}"
     elif h5py.is_hdf5(path):
         with _open_hdf5(path) as file:
-            names = sorted(file)
-            arrays = [file[name] for name in names if isinstance(file[name], h5py.Dataset)]
-            said = options.keys.get("features", "")
-            known = {*KNOWN["features"]} & set(names) or (said and said in file)
-            found = ["adaptive-hdf5" if "pos_boxes" in names else "hdf5"]
-            if not known and len(arrays) != 1:  # a group for each image, or an array (n, D)
-                widths = {array.shape[1:] for array in arrays}
-                flat = len(widths) == 1 and len(next(iter(widths))) == 1
-                found = ["hdf5-groups"] if flat or not arrays else []
-            problem = f"contains {shorten(names)}; say which are the features: --keys features=NAME"
+            found = _detect_hdf5(file, options.keys if options else {})
+            problem = f"contains {shorten(file)}; say which are the features: --keys features=NAME"
     else:
         with path.open("rb") as text:
             columns = text.readline(64 << 20).split(b"\t")
@@ -725,6 +427,18 @@ def detect_layout(path: Path, options: SourceOptions | None = None) -> str:
     return found[0]
 
 
+def _detect_hdf5(file: h5py.File, keys: Mapping[str, str]) -> list[str]:
+    if "pos_boxes" in file:
+        return ["adaptive-hdf5"]
+    arrays = [item for item in file.values() if isinstance(item, h5py.Dataset)]
+    known = [name for name in (*KNOWN["features"], keys.get("features")) if name and name in file]
+    if known or len(arrays) == 1:
+        return ["hdf5"]
+    # A group for each image, or an array (n, D).
+    flat = len({(array.ndim, *array.shape[1:]) for array in arrays}) == 1 and arrays[0].ndim == 2
+    return ["hdf5-groups"] if flat or not arrays else []
+
+
 def import_features(
     sources: Sequence[FeatureSource], options: FillOptions, selected: frozenset[str] | None = None
 ) -> None:
@@ -732,7 +446,11 @@ def import_features(
 
     `selected` are the ids, as text, to take (None: all).
     """
-    files = [{"format": s.name, "path": str(s.path), **s.options.said()} for s in sources]
+    files = [
+        {"format": source.name, "path": str(source.path)}
+        | {k: v for k, v in vars(source.options).items() if v and k not in ("index", "sizes")}
+        for source in sources
+    ]
     digest = selected and hashlib.sha256(repr(sorted(selected)).encode()).hexdigest()
     identities = [source.identity for source in sources]
     fill_store(

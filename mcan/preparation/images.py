@@ -5,7 +5,6 @@ H, W height and width of an image in pixels. The rules are documented in data/FE
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -16,10 +15,10 @@ from PIL import Image, ImageOps
 
 from mcan.console import message
 from mcan.data.arrays import Id
-from mcan.data.records import check_id, read_records
+from mcan.data.records import read_records
 from mcan.errors import DataError, shorten
 from mcan.preparation.fields import NAMES, ImageIds
-from mcan.preparation.image_ids import IdRule, image_formats, image_id, name_stem
+from mcan.preparation.image_ids import IdRule, image_formats, image_id
 from mcan.preparation.store_writer import ImageRows
 
 MAX_PIXELS = 178_956_970
@@ -74,9 +73,8 @@ def list_images(folder: Path, rule: IdRule) -> dict[Id, Path]:
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None
         if number in found:
-            apart = name_stem(name) != name_stem(str(found[number].relative_to(folder)))
-            way_out = "use --ids path, or rename one" if apart else "rename one"
-            raise DataError(f"{found[number]} and {path}: both have the id {number!r}; {way_out}")
+            same = f"{found[number]} and {path}: both have the id {number!r}"
+            raise DataError(f"{same}; use --ids path, or rename one")
         found[number] = path
     if passed:
         message(f"{folder}: passed over {len(passed):,} files, not images: {shorten(passed)}")
@@ -119,15 +117,11 @@ def list_packed_images(
                 f"{shorten(values.keys() - {*packed})}; choose with --fields image=FIELD id=FIELD"
             )
         number = ids.find(record, values[key])
-        try:
-            check_id(number, "image id", next(iter(found), None))
-        except ValueError as error:
-            raise record.error(str(error)) from None
         path = values[column].get("path")
         if paths.setdefault(number, path) != path:
             raise record.error(
-                f"image id {number!r} is of {path!r}, but earlier of {paths[number]!r}; name the "
-                "field of ids with --fields id=FIELD"
+                f"image id {number!r} is of {path!r}, but earlier of {paths[number]!r}; choose ids "
+                "with --fields id=FIELD"
             )
         found.setdefault(number, PackedImage(record.path, int(record.place), column))
     if len(found) < rows:
@@ -136,26 +130,24 @@ def list_packed_images(
 
 
 @lru_cache(maxsize=1)
-def _open_parquet(file: Path) -> tuple[Any, list[int]]:
-    """The file, and the first row of each of its groups."""
+def _open_parquet(file: Path) -> Any:
     from pyarrow.parquet import ParquetFile
 
-    opened = ParquetFile(file)
-    sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
-    return opened, np.cumsum([0, *sizes]).tolist()
+    return ParquetFile(file)
 
 
 @lru_cache(maxsize=1)
 def _read_group(file: Path, group: int, field: str) -> Any:
-    return _open_parquet(file)[0].read_row_group(group, columns=[field])[field]
+    return _open_parquet(file).read_row_group(group, columns=[field])[field]
 
 
 def _open(source: ImageSource) -> Path | BytesIO:
     if isinstance(source, Path):
         return source
-    firsts = _open_parquet(source.file)[1]
-    group = bisect_right(firsts, source.row) - 1
-    value = _read_group(source.file, group, source.field)[source.row - firsts[group]].as_py()
+    row, group, metadata = source.row, 0, _open_parquet(source.file).metadata
+    while row >= (rows := metadata.row_group(group).num_rows):
+        row, group = row - rows, group + 1
+    value = _read_group(source.file, group, source.field)[row].as_py()
     content = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(content, bytes):
         raise ValueError("the row holds no bytes of an image")
@@ -213,7 +205,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.round(values / most * 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "white")
-        if image.mode in ("La", "RGBa"):
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
         return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")

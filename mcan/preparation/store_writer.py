@@ -470,9 +470,10 @@ def fill_store(
             listing.unlink(missing_ok=True)
         if problems and not options.skip_broken:
             first = "; ".join(f"{item.image}: {item.reason}" for item in problems[:5])
-            way_out = "repair them and use --resume, or leave them out with --resume --skip-broken"
-            way_out = way_out if writer.image_ids else "no image could be read"
-            raise DataError(f"{output}: not written: {counts} ({first}); {way_out}")
+            raise DataError(
+                f"{output}: not written: {counts} ({first}); repair them and use --resume, or "
+                "leave them out with --resume --skip-broken"
+            )
     seconds, store = time.perf_counter() - start, open_store(output)
     shape = " x ".join(map(str, store.rows.shape[1:]))
     rows = f"{len(store.rows):,} rows of {shape} {store.rows.dtype}"
@@ -490,7 +491,7 @@ def report(store: ImageStore) -> list[str]:
 
     Checksums find images with equal rows; of the others at most 1,000 are read.
     """
-    ids, lines, equal = array_to_ids(store.image_ids), [], []
+    ids, lines, warnings, equal = array_to_ids(store.image_ids), [], [], []
     first: dict[tuple[int, int], int] = {}
     for index, key in enumerate(zip(store.checksums.tolist(), np.diff(store.offsets), strict=True)):
         other = first.setdefault(key, index)
@@ -499,26 +500,24 @@ def report(store: ImageStore) -> list[str]:
             equal.append(f"{ids[index]!r} as {ids[other]!r}")
     lines.append(f"images with the rows of an earlier image: {len(equal):,}")
     if equal:
-        lines.append(f"warning: {store.path}: images with the same rows: {shorten(equal)}")
-    if store.kind == "pixels":
-        return lines
-    row = np.asarray(store.rows[0])
-    varying = np.zeros(len(row), bool)
-    for index in np.unique(np.linspace(0, len(store) - 1, 1000).astype(int)).tolist():
-        varying |= (np.asarray(store.image(index)[0]) != row).any(0)
-    constant = int((~varying).sum())
-    lines.append(f"constant columns: {constant:,} of {len(row):,}")
-    if constant > len(row) / 2 and len(store) > 1:
-        lines.append(f"warning: {store.path}: most columns of the features never change")
+        warnings.append(f"images with the same rows: {shorten(equal)}")
+    if store.kind == "regions":
+        sample = np.unique(np.linspace(0, len(store) - 1, 1000).astype(int))
+        images = [np.asarray(store.image(index)[0]) for index in sample.tolist()]
+        constant = int(np.all([(rows == images[0][0]).all(0) for rows in images], 0).sum())
+        largest = max(float(abs(rows).max()) for rows in images)
+        width = images[0].shape[1]
+        lines += [f"constant columns: {constant:,} of {width:,}", f"largest feature: {largest:.4g}"]
+        if constant > width / 2 and len(store) > 1:
+            warnings.append("most columns of the features never change")
+        if largest > 1e6:
+            warnings.append("features are huge; are they of another type, such as float64?")
     if store.boxes is not None:
         largest = float(store.boxes.max())
         lines.append(f"largest coordinate of a box: {largest:.3f} of the side of its image")
         if largest < 0.5:
-            lines.append(
-                f"warning: {store.path}: all boxes lie in a corner; were they divided twice, or by "
-                "a wrong size?"
-            )
-    return lines
+            warnings.append("all boxes lie in a corner; were they divided twice?")
+    return [*lines, *(f"warning: {store.path}: {warning}" for warning in warnings)]
 
 
 def _add_parts(

@@ -233,11 +233,9 @@ def test_a_store_that_is_overwritten_in_use(tmp_path: Path) -> None:
     path = write_store(tmp_path / "a.h5", make_images([1, 2]))
     other = write_store(tmp_path / "b.h5", make_images([5, 6]))
     store, images = open_store(path), np.arange(2)
-    pickled, expected = pickle.dumps(store), StoreGroup([store]).gather(images)[1]
+    expected = StoreGroup([store]).gather(images)[1]
     other.rename(path)  # the old file is still there for those who have it open
     assert torch.equal(StoreGroup([store]).gather(images)[1], expected)
-    with pytest.raises(DataError, match=r"a\.h5: was overwritten while it is in use"):
-        pickle.loads(pickled)
     store = open_store(path)
     path.write_bytes(b"")
     with pytest.raises(DataError, match=r"a\.h5: was overwritten while it is in use"):

@@ -26,7 +26,6 @@ from mcan.preparation import feature_files
 from mcan.preparation.feature_files import (
     LAYOUTS,
     FolderFiles,
-    SourceOptions,
     detect_layout,
     import_features,
     open_source,
@@ -34,6 +33,7 @@ from mcan.preparation.feature_files import (
     read_selected,
     read_sizes,
 )
+from mcan.preparation.feature_mapping import SourceOptions
 from mcan.preparation.store_writer import FillOptions
 
 FOUR = foreign.make_images(4, rows=3)
@@ -153,9 +153,10 @@ def test_pixel_boxes_need_sizes_from_elsewhere(tmp_path: Path) -> None:
     path = foreign.write_adaptive(tmp_path / "train.hdf5", images)
     with h5py.File(path, "r+") as file:
         del file["spatial_features"]
-    store = convert(path, tmp_path / "a.h5")
+    with pytest.raises(DataError, match=r"4 broken .*boxes are in pixels .*--keys boxes=\)"):
+        convert(path, tmp_path / "a.h5")
+    store = convert(path, tmp_path / "a.h5", SourceOptions(keys={"boxes": ""}))
     assert store.boxes is None
-    assert "boxes are left out" in store.provenance["notes"][0]
     sizes = {str(image.number): (image.width, image.height) for image in images}
     store = convert(path, tmp_path / "b.h5", SourceOptions(sizes=sizes))
     expected = np.concatenate([image.scaled_boxes for image in images])
@@ -205,19 +206,6 @@ def test_said_format_that_is_wrong(tmp_path: Path, name: str) -> None:
             [open_source(path, name, SourceOptions())], FillOptions(tmp_path / "out.h5")
         )
     assert not (tmp_path / "out.h5").exists()
-
-
-def test_swapped_axes_and_padding_rows(tmp_path: Path) -> None:
-    """The number of boxes says which axis is which; rows of zeros with a box of zeros go."""
-    images = foreign.make_images(3, rows=5)
-    images[1].features[3:], images[1].boxes[3:] = 0, 0
-    images[2].features[4] = 0  # a region with a box stays
-    folder, other = (foreign.write_npz(tmp_path / name, images) for name in ("npz", "other"))
-    for image in images:
-        foreign.write_one_npz(other / f"{image.coco_name}.jpg.npz", image, x=image.features)
-    store = convert(folder, tmp_path / "a.h5")
-    assert np.diff(store.offsets).tolist() == [5, 3, 5]
-    assert convert(other, tmp_path / "b.h5").digest == store.digest
 
 
 def npz(**changes: object) -> Callable[[Path], Path]:
@@ -274,33 +262,23 @@ BOMB = Bomb(Path("executed"))
         ("10: ", archive(lambda old: old[:150] + bytes([old[150] ^ 255]) + old[151:])),
         ("10: .*Object arrays cannot be loaded", npz(x=np.array([BOMB], dtype=object))),
         ("10: boxes: missing, but given for earlier images", npz(bbox=None)),
-        (r"10: .* are \(4, 8\), expected a row per box of 3", npz(x=np.ones((4, 8)))),
+        (r"10: .* are \(4, 8\), expected 3 rows of width D; .* --axes", npz(x=np.ones((4, 8)))),
         (r"10: .*boxes are \(3,\), expected \(n, 4\)", npz(bbox=np.ones(3))),
         ("10: .*the image size is 0 x", npz(image_w=0)),
         ("10: box .* is not x1 <= x2", npz(image_w=1)),
         (r"10: row shape: \[2\], but \[8\] for earlier images", npz(x=np.ones((2, 3)))),
-        (
-            r"10: .*features are \(8, 0\), which holds nothing",
-            npz(x=np.ones((8, 0)), bbox=np.ones((0, 4))),
-        ),
+        ("10: .*all its features are zero", npz(x=np.ones((8, 0)), bbox=np.ones((0, 4)))),
         (r"byte \d+: the line has 5 columns, expected 6", line(5)),
         (r"byte \d+: the name '' does not end", line(0, "")),
         (r"10: a\.tsv byte \d+: invalid literal for int.* b'wide'", line(1, "wide")),
-        (r"10: .*: boxes have 48 bytes, which are not those of 5 boxes", line(3, "5")),
-        (r"10: .*boxes have 48 bytes, expected 1 rows x 4 x 4 bytes", line(3, "1")),
+        (r"10: .*48 bytes are not 5 rows x 4 x 4 bytes", line(3, "5")),
         ("10: .*: Only base64 data is allowed", line(5, "&&&&")),
-        (r"10: .*features have 0 bytes, expected 3 rows x width x 4", line(5, "")),
-        ("10: .*: features have 3 bytes, expected 3 rows", line(5, "AAAA")),
+        ("10: .*0 bytes are not 3 rows x width x 4", line(5, "")),
+        ("10: .*3 bytes are not 3 rows", line(5, "AAAA")),
         ("24: image id 24 was added before", line(0, "24")),
-        (
-            r"10: .* \(8, 8, 2\): which is the width\? .* --axes map or rows",
-            grid(torch.ones(8, 8, 2)),
-        ),
-        (
-            r"10: .*which of a, b are the features\? .* --keys features",
-            grid({"a": 1, "b": torch.ones(8, 2, 2)}),
-        ),
-        (r"10: .*features are \(1, 8, 0, 2\)", grid(torch.ones(1, 8, 0, 2))),
+        (r"10: .* \(8, 8, 2\), .* --axes.* map", grid(torch.ones(8, 8, 2))),
+        (r"10: .*which of a, b are .* --keys", grid({"a": 1, "b": torch.ones(8, 2, 2)})),
+        (r"10: .*all its features are zero", grid(torch.ones(1, 8, 0, 2))),
         ("10: ", grid(BOMB)),
     ],
 )
@@ -360,17 +338,10 @@ def test_pickles_hold_plain_values_and_execute_nothing(
     monkeypatch.chdir(tmp_path)
     path, bomb = tmp_path / "a.pkl", pickle.dumps({1: Bomb(Path("executed"))}, protocol)
     hostile: list[Any] = [{1: np.int64(3)}, {1: Foreign}, [1, 2]]
-    damaged = [
-        b"",
-        b"junk",
-        b"cos\nsystem\n(S'touch executed'\ntR.",
-        b"\x80\x02}q\x00(K\x01\x82\x01u.",
-    ]
+    damaged = [b"", b"junk", b"cos\nsystem\n(S'touch executed'\ntR."]
     for content in [bomb, *(pickle.dumps(value, protocol) for value in hostile), *damaged]:
         path.write_bytes(content)
-        with pytest.raises(
-            DataError, match=r"a\.pkl: (is not pickled plain|expected an object|entry 1 is)"
-        ):
+        with pytest.raises(DataError, match=r"a\.pkl: (is not pickled plain|expected an object)"):
             read_index(path)
     assert not Path("executed").exists()
     pickle.loads(bomb)  # the control
@@ -382,10 +353,7 @@ def test_pickles_hold_plain_values_and_execute_nothing(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"1": "a"}, "entry '1' is 'a', expected image id -> row number"),
-        ({"1": True}, "entry '1' is True"),
-        ({}, "expected an object"),
-        ([1], "expected an object"),
+        *((value, "expected an object") for value in ({"1": "a"}, {"1": True}, {}, [1])),
         ({"1": 9}, r"train36\.hdf5 row 9: .*out of range"),
         ({"1": -1}, "a negative row"),
     ],

@@ -62,12 +62,9 @@ def save_npz(path: Path, fields: dict[str, Any]) -> None:
     np.savez(path.with_suffix(".npz"), **fields)
 
 
-def save_npy(path: Path, fields: dict[str, Any]) -> None:
-    np.save(path.with_suffix(".npy"), fields, allow_pickle=True)
-
-
 def save_pt(path: Path, fields: dict[str, Any]) -> None:
-    torch.save({"x": torch.from_numpy(fields.pop("x")), "of": fields}, path.with_suffix(".pt"))
+    x, boxes = (torch.from_numpy(fields.pop(name)) for name in ("x", "bbox"))
+    torch.save({"x": x, "of": {"bbox": boxes, **fields}}, path.with_suffix(".pt"))
 
 
 def save_safetensors(path: Path, fields: dict[str, Any]) -> None:
@@ -92,7 +89,7 @@ NESTED = "boxes=of.bbox size=of.image_w,of.image_h count=of.num_bbox"
 @pytest.mark.parametrize("rows_first", [True, False])
 @pytest.mark.parametrize(
     ("save", "keys"),
-    [(save_npz, ""), (save_npy, ""), (save_pt, NESTED), (save_safetensors, ""), (save_group, "")],
+    [(save_npz, ""), (save_pt, NESTED), (save_safetensors, ""), (save_group, "")],
 )
 def test_one_file_or_group_per_image(
     tmp_path: Path, save: Callable[[Path, dict[str, Any]], None], keys: str, rows_first: bool
@@ -104,7 +101,8 @@ def test_one_file_or_group_per_image(
         sides = {"image_w": image.width, "image_h": image.height}
         fields = {"x": x, "bbox": image.boxes, **sides, "num_bbox": len(x if rows_first else x.T)}
         save(folder / f"COCO_{image.number:06d}", fields)
-    store = run(folder, tmp_path / "out.h5", *(["--keys", *keys.split()] if keys else []))
+    source = folder / "all.h5" if save is save_group else folder
+    store = run(source, tmp_path / "out.h5", *(["--keys", *keys.split()] if keys else []))
     assert store.image_ids.tolist() == [image.number for image in IMAGES]
     np.testing.assert_array_equal(store.rows, np.concatenate([i.features for i in IMAGES]))
     np.testing.assert_allclose(
@@ -126,7 +124,7 @@ MAP = np.abs(np.random.default_rng(0).standard_normal((64, 3, 5))).astype(np.flo
         ({"emb": ROWS.T}, ["--axes", "columns"], ROWS, None),
         ({"emb": ROWS.T}, ["--feature-size", "64"], ROWS, None),
         ({"x": MAP[None]}, [], MAP.reshape(64, 15).T, (3, 5)),
-        ({"x": MAP.transpose(1, 2, 0)}, [], MAP.reshape(64, 15).T, (3, 5)),
+        ({"x": MAP.transpose(1, 2, 0)}, ["--axes", "rows"], MAP.reshape(64, 15).T, (3, 5)),
         ({"x": MAP[:4]}, ["--axes", "map"], MAP[:4].reshape(4, 15).T, (3, 5)),
         ({"x": MAP[0], "y": ROWS}, ["--keys", "features=y"], ROWS, None),
         ({"x": ROWS, "bbox": np.ones((9, 4))}, ["--keys", "boxes="], ROWS, None),
@@ -148,15 +146,15 @@ def test_names_and_axes(
     [
         ({"a": ROWS, "b": ROWS}, [], "which of a, b are the features.* --keys features=NAME"),
         ({"x": ROWS}, ["--keys", "features=z"], "there is no 'z' for features among x"),
-        ({"x": ROWS.T}, [], "which is the width.* --axes rows or columns"),
-        ({"x": MAP[:3, :, :3]}, [], "which is the width.* --axes map or rows"),
-        ({"x": ROWS}, ["--feature-size", "32"], "expected width 32"),
-        ({"x": np.ones((4, 4)), "bbox": np.ones((4, 4))}, [], "which is the width"),
+        ({"x": ROWS.T}, [], "say how they lie with --axes: rows"),
+        ({"x": MAP.transpose(1, 2, 0)}, [], "expected n rows of width D; say how they lie"),
+        ({"x": ROWS}, ["--feature-size", "32"], "expected n rows of width 32"),
+        ({"x": np.ones((4, 4)), "bbox": np.ones((4, 4))}, [], "expected 4 rows of width D; say"),
         ({"x": ROWS, "bbox": np.ones((len(ROWS), 5))}, [], r"boxes are \(\d, 5\), expected"),
         ({"x": ROWS, "bbox": IMAGES[0].boxes}, [], "in pixels and its size .*--keys size=WIDTH"),
         ({"x": ROWS, "num_boxes": 99}, [], "num_boxes is 99, expected 1 to"),
         ({"x": ROWS * 0}, [], "all its features are zero"),
-        ({"x": np.array(["a"])}, [], "features are <U1, expected numbers"),
+        ({"x": np.array([["a", "b"]])}, [], "features are <U1, expected numbers"),
         ({"x": ROWS}, ["--keys", "width=3"], "expected any of features=... boxes=..."),
     ],
 )
@@ -168,16 +166,16 @@ def test_what_does_not_fit_is_named(
         run(tmp_path, tmp_path / "out.h5", *more)
 
 
-def test_pickled_arrays_execute_nothing(tmp_path: Path) -> None:
-    save_npy(tmp_path / "9", {"x": ROWS, "bbox": IMAGES[0].boxes, "w": 700, "h": 700})
-    torch.save(ROWS, tmp_path / "numpy.pt")
+def test_plain_arrays_and_nothing_executed(tmp_path: Path) -> None:
+    np.save(tmp_path / "9.npy", ROWS)
+    torch.save({"a": Bomb(tmp_path / "executed")}, tmp_path / "7.pt")
     store = run(tmp_path, tmp_path / "a.h5", "--format", "npy")
-    assert store.provenance["notes"] == [f"{tmp_path}: 1 other files are left out: numpy.pt"]
-    assert (len(store), store.boxes.shape) == (1, (len(ROWS), 4))
-    assert run(tmp_path / "numpy.pt", tmp_path / "b.h5", "--ids", "stem").rows.shape == ROWS.shape
+    assert store.provenance["notes"] == [f"{tmp_path}: 1 other files are left out: 7.pt"]
+    np.testing.assert_array_equal(store.rows, ROWS)
     np.save(tmp_path / "7.npy", {"a": Bomb(tmp_path / "executed")}, allow_pickle=True)
-    with pytest.raises(DataError, match=r"it names pathlib\.Path"):
-        run(tmp_path, tmp_path / "c.h5", "--format", "npy")
+    for name in ("7.npy", "7.pt"):
+        with pytest.raises(DataError, match="1 broken"):
+            run(tmp_path / name, tmp_path / "c.h5")
     assert not (tmp_path / "executed").exists()
 
 
@@ -201,7 +199,7 @@ def test_ids_of_hdf5_arrays(
         if ids:
             file["img_ids"] = ids
     if not ids:
-        with pytest.raises(DataError, match=r"--keys id=NAME, .* --index, or use --ids row"):
+        with pytest.raises(DataError, match=r"--keys id=NAME, --index FILE, or --ids row"):
             run(Path("a.h5"), Path("out.h5"))
     assert array_to_ids(run(Path("a.h5"), Path("out.h5"), *more).image_ids) == expected
 
@@ -224,18 +222,23 @@ def write_tsv(path: Path, kind: Any, box_kind: Any = np.float32, header: str = "
     return path
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float64])
-def test_other_types_in_tsv_are_noticed(tmp_path: Path, kind: Any) -> None:
-    path, name = write_tsv(tmp_path / "a.tsv", kind, kind), np.dtype(kind).name
-    with pytest.raises(DataError, match=rf"look like {name}, not .*--feature-size \(64\?\)"):
+def test_other_types_in_tsv_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_tsv(tmp_path / "a.tsv", np.float16, np.float16)
+    with pytest.raises(DataError, match=r"look like float16; .*--feature-size \(64\?\)"):
         run(path, tmp_path / "a.h5")
     store = run(path, tmp_path / "a.h5", "--feature-size", "64")
     np.testing.assert_allclose(
         store.rows, np.concatenate([i.features for i in IMAGES]), rtol=1e-3, atol=1e-6
     )
-    for width in ("32", "128"):  # float32, but twice or half as wide
-        with pytest.raises(DataError, match=r"look like|does not fit"):
-            run(write_tsv(path, np.float32), tmp_path / "b.h5", "--feature-size", width)
+    for kind, more in (
+        (np.float64, ["--feature-size", "64"]),
+        (np.float32, ["--feature-size", "32"]),
+        (np.float32, ["--feature-size", "128"]),
+    ):
+        with pytest.raises(DataError, match=r"bytes are not .* rows|does not fit"):
+            run(write_tsv(path, kind), tmp_path / "b.h5", *more)
+    run(write_tsv(path, np.float64), tmp_path / "b.h5")
+    assert "features are huge; are they of another type" in capsys.readouterr().err
 
 
 def test_rounded_float32_is_no_float16(tmp_path: Path) -> None:
