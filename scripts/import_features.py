@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--feature-size", type=positive, help="width of a feature row; also says the type in TSV")
     text = f"{ID_HELP}, row (row of an HDF5 file, from 0); default: that of the format"
     add("--ids", choices=(*ID_RULES, "row"), help=text)
-    text = "image id -> row in HDF5, .json or .pkl (default: beside), or .txt with an id per line"
-    add("--index", type=Path, help=text)
+    add("--index", type=Path, help="image id -> row in HDF5, .json or .pkl (default: beside)")
     add("--sizes", type=Path, help="COCO file with widths and heights, if the source has none")
     add("--images", type=Path, help="take only these ids, one per line")
     args = parser.parse_args(arguments)

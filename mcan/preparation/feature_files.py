@@ -205,8 +205,7 @@ class Hdf5Files(FeatureSource):
 
     Arrays of all images: which is where comes from an index file (image id -> row), from ids in the
     file, or from `NAME_info.json`: for each image the number of its `file` (`NAME_0.h5`, ...), its
-    row `idx` there, and perhaps its size and number of boxes. Or a group (else an array) per image,
-    called by its id.
+    row `idx` there, and perhaps its size and number of boxes. Or a group per image.
     """
 
     def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
@@ -236,7 +235,7 @@ class Hdf5Files(FeatureSource):
     def _from_file(self) -> list[_Place]:
         with _open_hdf5(self.path) as file:
             if self.layout.index == "groups":
-                return [_Place(self.path, row, name) for row, name in enumerate(_images(file))]
+                return [_Place(self.path, row, name) for row, name in enumerate(_groups(file))]
             names = self._find_names(file)
             count = len(file["pos_boxes" if self.layout.index == "ranges" else names["features"]])
             index = self._find_index(count, file[names["id"]][:] if "id" in names else None)
@@ -247,11 +246,9 @@ class Hdf5Files(FeatureSource):
         names = [f"{self.path.stem}_imgid2idx{suffix}" for suffix in (".json", ".pkl")]
         beside = (self.path.with_name(name) for name in names)
         index = self.options.index or next((file for file in beside if file.exists()), None)
-        if index is not None and index.suffix != ".txt":
-            return read_index(index)
         if index is not None:
-            ids = np.array(index.read_text(encoding="utf-8").splitlines())
-        elif self.options.ids == "row":
+            return read_index(index)
+        if self.options.ids == "row":
             ids = np.arange(count)
         elif ids is None:
             raise DataError(
@@ -290,8 +287,6 @@ class Hdf5Files(FeatureSource):
     def _load(self, file: h5py.File, names: Mapping[str, str], place: _Place) -> ImageFields:
         if self.layout.index == "groups":
             group = file[place.image]
-            if isinstance(group, h5py.Dataset):
-                return {"features": group[()]}
             arrays = {k: v[()] for k, v in group.items() if isinstance(v, h5py.Dataset)}
             return {**group.attrs, **arrays}
         where: Any = place.row
@@ -306,11 +301,11 @@ class Hdf5Files(FeatureSource):
         return record
 
 
-def _images(file: h5py.File) -> list[str]:
-    """The groups that hold arrays, or else the arrays, of a file with one for each image."""
+def _groups(file: h5py.File) -> list[str]:
+    """The groups that hold arrays."""
     arrays: list[str] = []
     file.visititems(lambda name, item: arrays.append(name) if hasattr(item, "dtype") else None)
-    return list(dict.fromkeys(name.rsplit("/", 1)[0] for name in arrays if "/" in name)) or arrays
+    return list(dict.fromkeys(name.rpartition("/")[0] for name in arrays))
 
 
 @contextmanager
@@ -386,7 +381,6 @@ LAYOUTS: dict[str, Layout] = {
     "hdf5": Layout(Hdf5Files),
     # Any number of boxes: image_features (T, D), pos_boxes (N, 2) first row and last plus one.
     "adaptive-hdf5": Layout(Hdf5Files, axes=("rows",), index="ranges"),
-    # A group or array per image, named by its id.
     "hdf5-groups": Layout(Hdf5Files, index="groups"),
     # NAME_0.h5, ... and NAME_info.json: objects (N, n, D) with boxes, or maps (N, D, h, w).
     "numbered-hdf5": Layout(
@@ -432,11 +426,7 @@ def _detect_hdf5(file: h5py.File, keys: Mapping[str, str]) -> list[str]:
         return ["adaptive-hdf5"]
     arrays = [item for item in file.values() if isinstance(item, h5py.Dataset)]
     known = [name for name in (*KNOWN["features"], keys.get("features")) if name and name in file]
-    if known or len(arrays) == 1:
-        return ["hdf5"]
-    # A group for each image, or an array (n, D).
-    flat = len({(array.ndim, *array.shape[1:]) for array in arrays}) == 1 and arrays[0].ndim == 2
-    return ["hdf5-groups"] if flat or not arrays else []
+    return ["hdf5"] if known or len(arrays) == 1 else ["hdf5-groups"][len(arrays) :]
 
 
 def import_features(

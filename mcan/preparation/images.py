@@ -103,18 +103,16 @@ def list_packed_images(
     found: dict[Id, PackedImage] = {}
     paths: dict[Id, Any] = {}
     ids = ImageIds(rule)
-    rows = 0
     for record in (record for file in files for record in read_records(file)):
-        rows, values = rows + 1, record.fields  # a row per question
-        # `read_records` leaves the bytes out.
+        values = record.fields  # without the bytes
         packed = [n for n, v in values.items() if isinstance(v, dict) and v.keys() <= {"path"}]
         known = (name for name in NAMES["image"] if name in values and name not in packed)
         column = image or next(iter(packed), "")
         key = id_field or next(known, column)
         if column not in packed or key not in values or (len(packed) > 1 and not image):
             raise record.error(
-                f"fields of images are {shorten(packed) or 'missing'}, others "
-                f"{shorten(values.keys() - {*packed})}; choose with --fields image=FIELD id=FIELD"
+                f"fields of images are {shorten(packed) or 'missing'}, others {shorten(values)}; "
+                "choose with --fields image=FIELD id=FIELD"
             )
         number = ids.find(record, values[key])
         path = values[column].get("path")
@@ -124,8 +122,6 @@ def list_packed_images(
                 "with --fields id=FIELD"
             )
         found.setdefault(number, PackedImage(record.path, int(record.place), column))
-    if len(found) < rows:
-        message(f"{shorten(files)}: {rows:,} rows have {len(found):,} images")
     return found
 
 
