@@ -119,16 +119,16 @@ def convert(
             raise ValueError(f"{names['count']} is {count}, expected 1 to {len(features)}")
         zero: Any = ~features.any(1)
         filler = zero if boxes is None else zero & ~boxes.any(1)
-        filler[count:] |= count is not None
+        if count is not None:
+            filler[count:] = True
         counts["filler rows dropped (all zero, or beyond the number of boxes)"] = filler.sum()
         counts["regions kept for their box, though their features are zero"] = (zero > filler).sum()
         features, boxes = features[~filler], boxes if boxes is None else boxes[~filler]
     if boxes is not None and boxes.max() > 1.5:  # a box of pixels is larger
         if size is None:
             raise ValueError(
-                "its boxes are in pixels and its size is not in the file given with --sizes; or "
-                "name the fields of it (--keys size=WIDTH,HEIGHT), or leave boxes out (--keys "
-                "boxes=)"
+                "its boxes are in pixels and its size is not in the file given with --sizes; give "
+                "it, or --keys size=WIDTH,HEIGHT, or leave boxes out with --keys boxes="
             )
         boxes = np.divide(boxes, np.array([*size, *size], np.float32), dtype=np.float32)
     elif boxes is not None and "size" in names:

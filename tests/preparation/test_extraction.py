@@ -136,12 +136,11 @@ def test_lists_of_images(tmp_path: Path, folder: Path, capsys: pytest.CaptureFix
         list_images(tmp_path / "nowhere", "stem")
 
 
-def test_what_pillow_reads_is_an_image_whatever_its_suffix(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", ["stem", "path"])
+def test_what_pillow_reads_is_an_image_whatever_its_suffix(tmp_path: Path, rule: Any) -> None:
     for name in ("a.jfif", "b.jp2", "c.avif", "d.PPM", "e.scan", "f"):
-        kind = {"e.scan": "TIFF", "f": "PNG"}.get(name)
-        draw(9, 9, 0).save(tmp_path / name, format=kind)
-    assert list(list_images(tmp_path, "stem")) == ["a", "b", "c", "d", "e.scan", "f"]
-    assert list(list_images(tmp_path, "path")) == ["a", "b", "c", "d", "e.scan", "f"]
+        draw(9, 9, 0).save(tmp_path / name, format={"e.scan": "TIFF", "f": "PNG"}.get(name))
+    assert list(list_images(tmp_path, rule)) == ["a", "b", "c", "d", "e.scan", "f"]
 
 
 @pytest.mark.parametrize(
