@@ -87,6 +87,10 @@ def train(
     stop: StopRequest,
 ) -> bool:
     """Build the parts and run the loop; True if it came to its end."""
+    if config.train.compile and job.device.type == "cpu":
+        job.print_once(
+            "warning: train.compile: compiling takes minutes on a CPU and seldom pays there"
+        )
     prepared = Prepared.open(config.data.prepared)
     stores = open_stores(config, job)
     dataset = open_dataset(config, prepared, config.data.train, stores)

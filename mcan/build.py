@@ -92,7 +92,8 @@ def check_fits(config: Config, dataset: VQADataset) -> None:
     where = ", ".join(config.data.images)
     if images.kind != image.input:
         raise ConfigError(
-            f"model.image.input is {image.input}, but data.images ({where}) holds {images.kind}"
+            f"model.image.input is {image.input}, but data.images ({where}) holds "
+            f"{images.kind}; use model.image.input={images.kind}"
         )
     if image.boxes and not images.has_boxes:
         raise ConfigError(f"model.image.boxes is true, but data.images ({where}) has no boxes")

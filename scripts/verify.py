@@ -20,10 +20,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "The first damaged file ends the check with exit status 2.",
     )
     parser.add_argument(
-        "paths", metavar="PATH", type=Path, nargs="+", help="store (.h5), folder, checkpoint (.pt)"
+        "paths",
+        metavar="PATH",
+        type=Path,
+        nargs="+",
+        help="store (.h5), prepared folder, run folder, checkpoint (.pt)",
     )
     for path in parser.parse_args(arguments).paths:
-        if path.is_dir():
+        if (path / "checkpoints").is_dir():
+            checkpoints = sorted((path / "checkpoints").glob("*.pt"))
+            for checkpoint in checkpoints:
+                load_checkpoint(checkpoint)
+            what = f"run with {len(checkpoints)} checkpoints"
+        elif path.is_dir():
             prepared = Prepared.open(path)
             prepared.verify()
             what = f"prepared folder, splits {', '.join(prepared.splits)}"

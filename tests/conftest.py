@@ -22,6 +22,11 @@ settings.register_profile("shared machine", suppress_health_check=[HealthCheck.t
 settings.load_profile("shared machine")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that compile come last: a process that has compiled cannot fork trainings any more."""
+    items.sort(key=lambda item: "compil" in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _no_progress_bar_of_another_test() -> None:
     # A recorded traceback keeps the bar of a failed read; it would be drawn in later tests.

@@ -406,7 +406,7 @@ CONFIGS = [
         "train.device=gpu",
         r'train.device is "gpu"; it must be text that matches `\^\(auto\|cpu\|cuda',
     ),
-    ("data.prepared=nowhere", r"nowhere: no such prepare"),
+    ("data.prepared=nowhere", r"nowhere: no prepared dataset"),
     ("data.images=[no.h5]", r"no.h5: no such image store"),
     ("data.train=[tain]", r"no split 'tain'; there is train, val"),
     ("data.evaluate=x", r"no split 'x'; there is train, va"),

@@ -109,7 +109,8 @@ class _Loader(yaml.SafeLoader):
         return pairs
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
-        return expand_home(str(self.construct_scalar(node)))  # only paths begin with ~
+        text = str(self.construct_scalar(node))
+        return expand_home(text) if text.startswith("~/") else text  # a path
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = str(self.construct_scalar(node))

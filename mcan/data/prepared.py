@@ -159,8 +159,9 @@ class Prepared:
         folder = Path(folder)
         path = folder / "meta.json"
         if not path.is_file():
-            command = _command(folder, {})
-            raise DataError(f"{folder}: no such prepared dataset; make it with: {command}")
+            raise DataError(
+                f"{folder}: no prepared dataset (it has no meta.json); {_command(folder)}"
+            )
         content, meta = path.read_bytes(), dict[str, Any]()
         with suppress(TypeError, ValueError):
             meta.update(json.loads(content))
@@ -205,11 +206,15 @@ def _check_file(folder: Path, name: str, meta: Mapping[str, Any]) -> None:
 
 def _damaged(path: Path, meta: Mapping[str, Any]) -> DataError:
     found = "damaged, changed or of an older format" if path.exists() else "no such file"
-    return DataError(f"{path}: {found}; make it again with: {_command(path.parent, meta)}")
+    return DataError(f"{path}: {found}; {_command(path.parent, meta)}")
 
 
-def _command(folder: Path, meta: Mapping[str, Any]) -> str:
-    """The command that makes `folder` (again), by its meta or else the layout of `data/`."""
-    script = f"python data/{meta.get('dataset', folder.absolute().parent.name)}/prepare.py"
-    force = " --force" if folder.exists() else ""
-    return f"{meta.get('command', script)} --output {folder}{force}"
+def _command(folder: Path, meta: Mapping[str, Any] | None = None) -> str:
+    """How to make `folder` (again), by its meta or else by the dataset's folder around it."""
+    meta, around = meta or {}, folder.absolute().parent
+    name = meta.get("dataset") or ((around / "prepare.py").exists() and around.name)
+    if not name:
+        return "make it with the prepare.py of the dataset's folder in data/"
+    command = meta.get("command", f"python data/{name}/prepare.py")
+    force = " --force" if (folder / "meta.json").exists() else ""
+    return f"make it with: {command} --output {folder}{force}"

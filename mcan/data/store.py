@@ -200,7 +200,7 @@ def _remake(path: Path, provenance: Mapping[str, Any]) -> str:
     command = str(provenance.get("command", scripts))
     for name, place in (("STORE", path), ("FOLDER", path.parent)):
         command = command.replace(f"--output {name}", f"--output {shlex.quote(str(place))}")
-    return f"make it again with: {command}"
+    return f"delete it and make it again with: {command}"
 
 
 def first_ids(ids: Ids) -> str:

@@ -130,7 +130,10 @@ class FolderFiles(FeatureSource):
     def _load(self, file: Path) -> ImageFields:
         content: Any
         if file.suffix in (".npz", ".npy"):
-            content = np.load(file, allow_pickle=False)
+            try:
+                content = np.load(file, allow_pickle=False)
+            except ValueError:
+                raise ValueError("not a file of numpy, or one with Python objects") from None
             if isinstance(content, Mapping):
                 return content  # each array is read when it is asked for
         elif file.suffix == ".safetensors":

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from mcan.console import message_once
 from mcan.data.arrays import Id
 from mcan.data.records import Record
 from mcan.errors import DataError, shorten
@@ -48,20 +49,21 @@ def parse_fields(arguments: Iterable[str]) -> Fields:
 def find_fields(record: Record, given: Fields) -> Fields:
     """The field of each role in a record, as `given` or by a well-known name; "" for none.
 
-    `DataError` lists the fields if there is no question or no image.
+    `DataError` lists the fields if one that is given is not there, or no question or image; a
+    missing answer is a warning.
     """
     known = {name.lower().replace(" ", "_"): name for name in record.fields}
     found = {}
     for role, names in NAMES.items():
         likely = (known[name] for name in names if name in known)
-        name = given[role] if role in given else next(likely, "")
-        found[role] = name if name in record.fields else ""
-        if role in ("question", "image") and not found[role]:
-            missing = f"'{name}' is no field" if name else f"no field is known as {role}"
-            raise DataError(
-                f"{record.path}: {missing}; there is {shorten(record.fields)}; choose with "
-                f"--fields {role}=FIELD"
-            )
+        found[role] = name = given[role] if role in given else next(likely, "")
+        if name not in record.fields and (name or role in ("question", "image")):
+            missing = f"there is no field '{name}'" if name else f"no field is known as {role}"
+            reason = f"{record.path}: {missing}; the fields are {shorten(record.fields)}"
+            if role != "answer":
+                raise DataError(f"{reason}; choose with --fields {role}=FIELD")
+            found[role] = ""  # the questions of a test split
+            message_once(f"warning: {reason}; its questions have no answers")
     return found
 
 

@@ -81,16 +81,17 @@ class DatasetRecipe:
             add(
                 "--fields",
                 nargs="+",
+                action="extend",
                 default=[],
                 metavar="ROLE=FIELD",
                 help=f"names of the fields of records; roles: {', '.join(NAMES)}",
             )
             add("--ids", choices=ID_RULES, default="stem", help=ID_HELP)
         add("--metric", choices=[*METRICS], default=self.metric, help="accuracy that is reported")
-        add("--token-splits", nargs="+", default=[TRAIN], help="splits with the words")
-        add("--answer-splits", nargs="+", default=[TRAIN], help="splits with the answers")
+        add("--token-splits", nargs="+", default=[TRAIN], help="splits that the words come from")
+        add("--answer-splits", nargs="+", default=[TRAIN], help="splits that the answers come from")
         fewest, most = self.min_answer_count, self.top_answers
-        add("--min-answer-count", type=positive, default=fewest, help="answers given that often")
+        add("--min-answer-count", type=positive, default=fewest, help="least count of an answer")
         add("--top-answers", type=positive, default=most, help="the most frequent answers")
         add(
             "--count-answers",
@@ -123,6 +124,11 @@ class DatasetRecipe:
             splits[name] = earlier = RawSplit.collect(reader(*files), files[0], earlier)
         if share and VAL not in splits and TRAIN in splits:
             images, files = splits[TRAIN].images.names, paths[TRAIN]
+            if len(images) == 1:
+                raise DataError(
+                    f"{files[0]}: of one image none can be held out; use a second one, "
+                    "or --carve-validation 0"
+                )
             count = min(max(1, round(share * len(images))), len(images) - 1)
             drawn = np.random.default_rng(options.seed).permutation(len(images))[:count]
             held_out = {images[index] for index in drawn.tolist()}
@@ -149,7 +155,9 @@ class DatasetRecipe:
             raise DataError("--files: a split is given twice")
         for name, files in paths.items():
             if not files or (self.read is not None and len(files) > 1):
-                raise DataError(f"--files {name}: expected one file, found {len(files)}")
+                raise DataError(
+                    f"--files {name}: expected a split and its file, --files SPLIT FILE"
+                )
         return paths
 
     def write(

@@ -99,7 +99,7 @@ def test_damaged_rows_are_noticed_in_a_sample_and_by_verify(tmp_path: Path, name
             file[name][row] += 1
 
     damage(int(store.offsets[3]))
-    remake = r"make it again with: python .*import_features\.py 'my features' --output .*a\.h5"
+    remake = r"delete it and make it again with: python .*import_features\.py 'my fea.*a\.h5"
     with pytest.raises(DataError, match=rf"rows of 1 images are damaged \(3\); {remake}"):
         open_store(path).verify()
     damage(0)
@@ -145,7 +145,7 @@ def test_other_files(tmp_path: Path) -> None:
     with h5py.File(old, "w") as file:
         file.attrs["format_version"] = 1
         file["features"] = np.ones((2, 3), np.float16)
-    remake = r"make it again with: .*import_features\.py or"
+    remake = r"delete it and make it again with: .*import_features\.py or"
     with pytest.raises(DataError, match=rf"old\.h5: damaged, or .* format 2; {remake}"):
         open_store(old)
     for missing in (path, tmp_path):

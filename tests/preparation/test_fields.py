@@ -145,9 +145,10 @@ def test_named_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a.json: no field is known as question; there is q, a1, file, of; choose with"),
-        (["question=q"], "no field is known as image; there is q, a1, file, of; choose with"),
-        (["question=sent", "image=file"], "a.json: 'sent' is no field; there is q"),
+        ([], "a.json: no field is known as question; the fields are q, a1, file, of; choose with"),
+        (["question=q"], "no field is known as image; the fields are q, a1, file, of; choose with"),
+        (["question=sent", "image=file"], "a.json: there is no field 'sent'; the fields are q"),
+        (["question=q", "image=file", "type=t"], "there is no field 't'; the fields are q"),
         (
             ["question=q", "image=q"],
             "no answer occurs 1 times in train; choose with --answer-splits",

@@ -143,11 +143,11 @@ REFUSED: list[tuple[str, dict[str, list[Row]], str]] = [
     ("no answer occurs 99 times in train; choose", TRAIN_VAL, "--min-answer-count 99"),
     ("--carve-validation is 1.0, expected", TRAIN_VAL, "--carve-validation 1"),
     ("--files: a split is given twice", TRAIN_VAL, "--files val x.json"),
-    ("--files dev: expected one file, found 0", TRAIN_VAL, "--files dev"),
+    ("--files dev: expected a split and its file", TRAIN_VAL, "--files dev"),
     ("nowhere.json: cannot be read", TRAIN_VAL, "--files dev nowhere.json"),
     ("'a/b' cannot be the name", TRAIN_VAL, "--files a/b {}/questions_train.json"),
     ("no answer occurs 1 times in test", {"train": TRAIN, "test": TEST}, "--answer-splits test"),
-    ("the split has no question", {"train": TRAIN[:2]}, ""),  # one image, none left for val
+    ("of one image none can be held out", {"train": TRAIN[:2]}, ""),
     ("the vocabulary needs split 'train'", {"test": TEST}, ""),
     ("val.json: question '40': question id is '40' while", {"train": TRAIN, "val": TEXT_IDS}, ""),
     ("question 40: image id is '4' while", {"train": TRAIN, "val": TEXT_IMAGES}, ""),

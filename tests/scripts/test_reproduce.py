@@ -232,7 +232,7 @@ def test_trials_on_part_of_the_data_say_so(lab):
 @pytest.mark.parametrize(
     ("change", "args", "message"),
     [
-        (("model.hidden_size=16", "data.prepared=no"), (), "error: no: no such prepared dataset"),
+        (("model.hidden_size=16", "data.prepared=no"), (), "error: no: no prepared dataset"),
         (("split: val", "split: vla"), (), "error: prepared: there is no split 'vla'; there is"),
         (("", ""), ("--output", "table.yaml"), "error: [Errno 17] File exists: 'table.yaml'"),
         (("", ""), ("--output", "table.yaml/a"), "error: [Errno 20] Not a directory: 'table.yaml/"),

@@ -77,7 +77,7 @@ def test_everything_that_is_missing_is_reported_once(data):
     assert problems(data) == ""
     absent = ["data.prepared=no", "data.images=[no.h5]", "model.question.word_vectors.path=no.txt"]
     found = problems(data, *absent)
-    for name in ("no: no such prepared", "no.h5", "'no.txt'"):
+    for name in ("no: no prepared", "no.h5", "'no.txt'"):
         assert found.count(name) == 1
     known = "; there is train, val"
     assert problems(data, "data.train=[train, vg]", "data.evaluate=tset") == (
