@@ -28,14 +28,12 @@ class LSTMEncoder(nn.Module):
         self.cpu_has_bf16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        # Padding follows the words, so the state of a word has not seen it. (A layer that reads
-        # backwards too would need torch's packed sequences.)
+        # Padding follows the words: only a layer that reads backwards would need packed sequences.
         padded = rows.pad(x)  # (B, n, E)
         if x.device.type != "cpu" or self.cpu_has_bf16:
             return rows.unpad(self.lstm(padded)[0])
-        dtype = next(self.lstm.parameters()).dtype
         with torch.autocast("cpu", enabled=False):
-            return rows.unpad(self.lstm(padded.to(dtype))[0])
+            return rows.unpad(self.lstm(padded.to(self.lstm.bias_hh_l0.dtype))[0])  # type: ignore[arg-type]
 
 
 class PositionalEncoder(nn.Module):
@@ -97,9 +95,8 @@ class Coordinates(nn.Module):
 class ConvStem(nn.Module):
     """Pixels -> the cells of a small convolutional network's last map, as region rows.
 
-    One 3 x 3 convolution, GroupNorm and ReLU per entry of `channels` and `strides`. Unlike batch
-    norm, it keeps samples independent of how a batch is cut over micro-batches and processes. With
-    `coordinates`, convolutions also get row and column of each value (CoordConv, Liu et al. 2018).
+    One 3 x 3 convolution, GroupNorm (batch norm would make samples depend on each other) and ReLU
+    per entry of `channels` and `strides`; with `coordinates`, CoordConv (Liu et al. 2018).
     """
 
     def __init__(

@@ -87,8 +87,7 @@ class ModelSizes:
 def compile_in_place(model: nn.Module, backend: Any = "inductor") -> None:
     """Compile calls of `model`: once for each shape of `PaddedLengths`, in each mode."""
     # Two modes, and batches of other sizes: the last one of an epoch, those of an evaluation.
-    # (`recompile_limit`, by the name that torch 2.6 has for it too.)
-    torch._dynamo.config.cache_size_limit = 8 * MAX_SHAPES
+    torch._dynamo.config.cache_size_limit = 8 * MAX_SHAPES  # torch 2.6 has no `recompile_limit`
     # torch traces an LSTM whose input needs no gradient in a form that has none for its weights.
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     torch._dynamo.config.allow_rnn = all(each.weight.requires_grad for each in embeddings)
