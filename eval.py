@@ -166,12 +166,12 @@ def evaluate(
     seen = max(count_trained_on(member, prepared, dataset.splits[0]) for member in members)
     if seen:
         job.print_once(
-            f"WARNING: {', '.join(sources)}: trained on {seen:,} of these questions; the accuracy "
+            f"warning: {', '.join(sources)}: trained on {seen:,} of these questions; the accuracy "
             "says nothing about new data"
         )
     for member in members:
         for warning in unknown_stores(member, (*stores[0], *stores[1])):
-            job.print_once(f"WARNING: {warning}")
+            job.print_once(f"warning: {warning}")
     models = [
         restore_model(member, its, dataset).to(job.device)
         for member, its in zip(members, configs, strict=True)

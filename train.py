@@ -109,7 +109,7 @@ def train(
         metric = config.evaluation.metric or prepared.metric
         if shared := count_shared(dataset.splits, held_out.splits[0]):
             job.print_once(
-                f"WARNING: data.train holds {shared:,} of the {len(held_out):,} questions of "
+                f"warning: data.train holds {shared:,} of the {len(held_out):,} questions of "
                 f"data.evaluate ({config.data.evaluate}); the accuracy says nothing about new data"
             )
         evaluate = build_evaluator(

@@ -204,7 +204,7 @@ def test_overlap_is_reported_and_recorded(lab, tmp_path):
         args = ["--split", split, f"data.prepared={where}", "--output", f"{tmp_path}/{split}"]
         result = lab.eval("runs/run", *args)
         assert result.status == 0, result.err
-        (warning,) = [line for line in result.err.splitlines() if line.startswith("WARNING")]
+        (warning,) = [line for line in result.err.splitlines() if line.startswith("warning")]
         assert "step_00000018.pt: trained on 44 of these questions; the accuracy says" in warning
         assert written(tmp_path / split)["metrics"]["trained_on_questions"] == 44
 
@@ -245,7 +245,7 @@ def test_features_of_another_extractor_are_reported(lab, tmp_path):
     images = f"data.images=[{tmp_path}/other/images.h5]"
     result = lab.eval("runs/run", images, "--output", str(tmp_path / "out"))
     assert result.status == 0, result.err
-    assert re.search(r'WARNING: .*other/images.h5 \(made by {"made_up": true}\) is not', result.err)
+    assert re.search(r'warning: .*other/images.h5 \(made by {"made_up": true}\) is not', result.err)
     assert "step_00000018.pt was trained on: images.h5 (made by" in result.err
 
 

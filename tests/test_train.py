@@ -305,7 +305,7 @@ def test_the_best_checkpoint_by_another_number(lab):
 
 def test_training_on_the_evaluated_questions_is_reported(lab):
     result = lab.train("leak", "data.train=[train, val]", "train.epochs=1")
-    assert "WARNING: data.train holds 11 of the 11 questions of data.evaluate (val); " in result.err
+    assert "warning: data.train holds 11 of the 11 questions of data.evaluate (val); " in result.err
     (line,) = [line for line in metrics_of(lab.run("leak")) if line["kind"] == "evaluation"]
     assert line["trained_on_questions"] == 11
     assert lab.train("no_leak", "train.epochs=1").err.count("WARNING") == 0

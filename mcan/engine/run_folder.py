@@ -132,7 +132,7 @@ def checkpoint_to_resume(
         path, errors = newest_intact(run.checkpoints)
         for damaged, error in errors.items():
             if path is None:
-                raise error
+                raise RunError(f"{error}; no checkpoint is intact, so train under another name=")
             kept = damaged.replace(f"{damaged}.damaged")
             message(f"warning: {error}; it is kept as {kept.name}; continuing from {path}")
         if run.last_code not in ("", code_digest()):
