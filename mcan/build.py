@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
 from mcan.config import Config, flatten
 from mcan.config.schema import ModelConfig
-from mcan.data.arrays import Id, Index, array_to_ids, first_duplicate
+from mcan.data.arrays import Index, array_to_ids, first_duplicate
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared, Split, encode_questions
 from mcan.data.store import ImageStore, open_store
@@ -256,15 +256,25 @@ def unknown_stores(checkpoint: Checkpoint, stores: Iterable[ImageStore]) -> list
 
 def count_shared(training: Sequence[Split], split: Split) -> int:
     """How many questions of `split` are in the training splits, about the same image."""
+    numbers = {image: number for number, image in enumerate(array_to_ids(split.image_ids))}
 
-    if not any(np.isin(each.image_ids, split.image_ids).any() for each in training):
-        return 0
+    def keys(of: Split) -> Index:
+        """(Q,) image and length of each question, below 0 for an image that `split` has not."""
+        images = np.array([numbers.get(image, -1) for image in array_to_ids(of.image_ids)])
+        found: Index = images[of.image_index] * 2**32 + np.diff(of.questions.offsets)
+        return found
 
-    def asked(of: Split) -> Iterator[tuple[Id, str]]:
-        return zip(array_to_ids(of.image_ids[of.image_index]), of.questions, strict=True)
-
-    seen = {pair for each in training for pair in asked(each)}
-    return sum(pair in seen for pair in asked(split))
+    # Only texts of equal keys are decoded: this runs at every start.
+    ours, seen = keys(split), set()
+    for each in training:
+        theirs = keys(each)
+        for row in np.flatnonzero(np.isin(theirs, ours)).tolist():
+            seen.add((int(theirs[row]), each.questions[row]))
+    return (
+        sum((key, split.questions[row]) in seen for row, key in enumerate(ours.tolist()))
+        if seen
+        else 0
+    )
 
 
 def _describe(feature_size: int | None, grid_size: int | None) -> str:
