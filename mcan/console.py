@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,11 @@ from functools import cache
 from typing import Any
 
 from tqdm import tqdm
+
+# By default a thread refreshes bars, and all forked processes share one lock: a worker that is
+# killed while it holds that lock would stop every bar, and with it the run, forever.
+tqdm.monitor_interval = 0
+tqdm.set_lock(threading.RLock())
 
 
 class _Messages:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -45,10 +46,8 @@ def load_batches(
         worker_init_fn=_start_worker,
     )
     iterator: Any = _start(loader) if workers else iter(loader)
-    complete = False
     try:
         yield _read(iterator)
-        complete = True
     except RuntimeError as error:
         # torch notices a dead worker by a signal, so that this comes from anywhere in the block.
         if not str(error).startswith("DataLoader worker"):
@@ -56,7 +55,7 @@ def load_batches(
         raise _worker_died(iterator._workers, error) from error
     finally:
         if workers:
-            _shut_down(iterator, at_once=not complete)
+            _shut_down(iterator)
 
 
 def _start(loader: DataLoader[Any]) -> Any:
@@ -89,7 +88,10 @@ def _read(iterator: Any) -> Iterator[Batch]:
 
 def _worker_died(workers: Sequence[Any], error: Exception) -> TrainingError:
     """By the exit status of the first that did: a signal, or an `errno` (see `_start_worker`)."""
-    multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5)
+    dead = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=5)
+    for worker in workers:
+        if worker.sentinel in dead:
+            worker.join(5)  # a process closes its sentinel before its exit status can be read
     status = next((worker.exitcode for worker in workers if worker.exitcode), 0)
     cause = signal.Signals(-status).name if status < 0 else os.strerror(status)
     return _failed(cause if status not in (0, 1) else str(error))
@@ -103,17 +105,28 @@ def _failed(cause: str) -> TrainingError:
     )
 
 
-def _shut_down(iterator: Any, at_once: bool) -> None:
-    """End the workers; at exit Python would wait forever for one that hangs."""
+def _shut_down(iterator: Any) -> None:
+    """End the workers at once.
+
+    torch's way may wait forever for a lock that a killed worker held, and Python, at exit, for a
+    worker that hangs.
+    """
     # Otherwise torch's handler takes their end for a failure.
     sigchld = getattr(signal, "SIGCHLD", None)  # not on Windows
     watch = signal.signal(sigchld, signal.SIG_DFL) if sigchld else None
     try:
-        for worker in iterator._workers if at_once else ():
-            worker.kill()
-        iterator._shutdown_workers()
         for worker in iterator._workers:
             worker.kill()
+        for worker in iterator._workers:
+            worker.join(5)
+        if not iterator._shutdown:  # torch has shut down if all batches were read
+            iterator._shutdown = True
+            _remove_worker_pids(id(iterator))
+            if hasattr(iterator, "_pin_memory_thread"):
+                iterator._pin_memory_thread_done_event.set()
+            for queue in iterator._index_queues:
+                queue.cancel_join_thread()
+                queue.close()
     finally:
         if sigchld:
             signal.signal(sigchld, watch or signal.SIG_DFL)
