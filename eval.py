@@ -15,9 +15,10 @@ from mcan.build import (
     open_stores,
     predict_over_processes,
     restore_model,
+    stored_config,
     unknown_stores,
 )
-from mcan.config import Config, config_from_dict, flatten
+from mcan.config import Config, flatten
 from mcan.console import positive
 from mcan.data.prepared import Prepared
 from mcan.engine.checkpoint import Checkpoint, open_checkpoint
@@ -117,9 +118,7 @@ def main() -> None:
     if len(targets) > 1 and args.output is None:
         raise RunError("an ensemble belongs to no run; name a folder with --output")
     members = [open_checkpoint(Path(target), args.checkpoint) for target in targets]
-    # How the run was trained says nothing about the device that it is evaluated on.
-    settings = ["train.rows=auto", "train.compile=false", *overrides]
-    configs = [config_from_dict(m.config, str(m.source), settings) for m in members]
+    configs = [stored_config(member, overrides) for member in members]
     check_together(members, configs)
     config = configs[0]
     split = args.split or config.data.evaluate

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mcan.batch import MAX_SHAPES, Batch, PaddedLengths
-from mcan.config import Config, flatten
+from mcan.config import Config, config_from_dict, flatten
 from mcan.config.schema import ModelConfig
 from mcan.data.arrays import Index, array_to_ids, first_duplicate
 from mcan.data.dataset import VQADataset
@@ -213,6 +213,7 @@ def run_metadata(
                 "content": split.digest,
                 "stores": {str(store.path): store.digest for store in stores},
                 "made_by": {str(store.path): store.made_by for store in stores},
+                "image_shape": list(dataset.images.row_shape),
             }
             for split in dataset.splits
         ],
@@ -282,19 +283,35 @@ def _describe(feature_size: int | None, grid_size: int | None) -> str:
     return f"{images} and {f'a grid of width {grid_size}' if grid_size else 'no grid'}"
 
 
-def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -> MCAN:
-    """The network of a checkpoint, in evaluation mode, for the images of `dataset`."""
+def stored_config(checkpoint: Checkpoint, overrides: Sequence[str] = ()) -> Config:
+    """The config of a checkpoint; how the run was trained says nothing about the device that it is
+    evaluated on."""
+    settings = ["train.rows=auto", "train.compile=false", *overrides]
+    return config_from_dict(checkpoint.config, str(checkpoint.source), settings)
+
+
+def restore_network(checkpoint: Checkpoint, config: Config) -> MCAN:
+    """The network of a checkpoint, in evaluation mode."""
+    model = build_model(config.model, ModelSizes(**checkpoint.sizes))  # type: ignore[arg-type]
+    checkpoint.restore(model)
+    return model.eval()
+
+
+def check_images(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -> None:
+    """Raise `RunError` or `ConfigError` if the network does not take the images of `dataset`."""
     check_fits(config, dataset)
-    sizes = ModelSizes(**checkpoint.sizes)  # type: ignore[arg-type]
-    expected, found = (sizes.feature_size, sizes.grid_size), _row_widths(dataset)
-    if expected != found:
+    expected = checkpoint.sizes["feature_size"], checkpoint.sizes["grid_size"]
+    if expected != (found := _row_widths(dataset)):
         raise RunError(
             f"{checkpoint.source}: takes {_describe(*expected)}, but data.images and data.grid "
             f"hold {_describe(*found)}"
         )
-    model = build_model(config.model, sizes)
-    checkpoint.restore(model)
-    return model.eval()
+
+
+def restore_model(checkpoint: Checkpoint, config: Config, dataset: VQADataset) -> MCAN:
+    """The network of a checkpoint, if it takes the images of `dataset`."""
+    check_images(checkpoint, config, dataset)
+    return restore_network(checkpoint, config)
 
 
 def entry(

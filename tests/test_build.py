@@ -174,6 +174,7 @@ def test_a_checkpoint_describes_its_run(lab):
         "content": split.digest,
         "stores": {str(lab.data.images): open_store(lab.data.images).digest},
         "made_by": {str(lab.data.images): '{"made_up": true}'},
+        "image_shape": [6],
     }
     both = checkpoint_of(config_of(lab, f"data.grid=[{lab.data.grid}]")).trained_on[0]["stores"]
     assert both.keys() == {str(lab.data.images), str(lab.data.grid)}

@@ -30,7 +30,7 @@ class VQADataset:
     `batch_size=None` and a sampler of lists of rows.
 
     Of all questions: `tokens`, uncut; `targets`, the answers with a score above zero; `image_rows`
-    (Q,), the image of each, equal for equal images.
+    (Q,), the image of each, equal for equal images, and `grid_rows` (Q,) or None, its grid.
 
     Raises `DataError` if an image is in no store, or stores or splits do not fit together.
     """
@@ -50,7 +50,7 @@ class VQADataset:
         self.tokens = RaggedArray.concatenate([split.tokens for split in splits])
         self.targets = RaggedArray.concatenate([split.target_answers for split in splits])
         self.image_rows = _locate(splits, self.images)
-        self._grid_rows: Any = None if self.grid is None else _locate(splits, self.grid)
+        self.grid_rows: Any = None if self.grid is None else _locate(splits, self.grid)
         self._scores = RaggedArray.concatenate([split.target_scores for split in splits])
         self._max_tokens = max_tokens
         self._share_images = False
@@ -86,13 +86,13 @@ class VQADataset:
         image = Image(rows, content, boxes, cells, of_question=of_question)
         if self.grid is None:
             return image
-        rows, content, _, cells = self.grid.gather(self._grid_rows[index])
+        rows, content, _, cells = self.grid.gather(self.grid_rows[index])
         return replace(image, grid=content, grid_rows=rows, grid_cells=cells)
 
     def lengths(self) -> tuple[Index, Index, Index | None]:
         """(Q,) words, image rows and grid rows of each question."""
         words = np.clip(np.diff(self.tokens.offsets), 0, self._max_tokens)
-        grid = None if self.grid is None else self.grid.lengths[self._grid_rows]
+        grid = None if self.grid is None else self.grid.lengths[self.grid_rows]
         return words, self.images.lengths[self.image_rows], grid
 
     def with_shared_images(self) -> VQADataset:

@@ -62,7 +62,8 @@ class HumanAnswers(Sequence[list[str]]):
 class Split:
     """The questions of a split, as arrays mapped from its file.
 
-    `digest` is the SHA-256 of the file. `changed` arrays replace those of the file.
+    `digest` is the SHA-256 of the file, empty if there is none. `changed` arrays replace those of
+    the file.
 
     - `question_ids` (Q,) are unique; `questions` are the texts as they were asked;
     - `tokens`: int32 token indices of each question, at least one;
@@ -77,7 +78,7 @@ class Split:
         self.name = path.stem
         self.digest = digest
         self.changed = changed
-        arrays = {**map_arrays(path, "prepared split")[0], **changed}
+        arrays = {**(map_arrays(path, "prepared split")[0] if digest else {}), **changed}
 
         def text(key: str) -> Text:
             return Text(arrays[key], arrays[f"{key}_offsets"])

@@ -10,9 +10,11 @@ import hashlib
 import json
 import shlex
 import zlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,7 +233,7 @@ class StoreGroup:
         self.has_boxes = all(store.boxes is not None for store in stores)
         self.has_cells = all(store.grid_shapes is not None for store in stores)
         self.lengths = np.concatenate([np.diff(store.offsets) for store in stores])
-        self._firsts = np.cumsum([0, *map(len, stores)])
+        self._firsts = [0, *accumulate(map(len, stores))]
 
     def locate(self, image_ids: Ids) -> Index:
         """The number of each image, for `gather`; -1 if no store has it."""
@@ -240,6 +242,11 @@ class StoreGroup:
         numbers = {ids[number]: number for number in reversed(range(len(ids)))}
         found = (numbers.get(image_id, -1) for image_id in array_to_ids(image_ids))
         return np.fromiter(found, np.int64, len(image_ids))
+
+    def find(self, image: int) -> tuple[ImageStore, int]:
+        """The store of the image with this number, and its index there."""
+        store = bisect_right(self._firsts, image) - 1
+        return self.stores[store], image - self._firsts[store]
 
     def gather(self, images: Index) -> tuple[Packed, Tensor, Tensor | None, Tensor | None]:
         """Of the images with these numbers, in this order: which rows are whose, the rows (T, D) or
@@ -252,10 +259,8 @@ class StoreGroup:
             store.check_unchanged()
         lengths = torch.from_numpy(self.lengths[images])
         layout = Packed(lengths, filler_rows(lengths))
-        stores = np.searchsorted(self._firsts, images, "right") - 1
-        pairs = zip(stores.tolist(), (images - self._firsts[stores]).tolist(), strict=True)
         # A slice per image runs at memory bandwidth; an index per row does not.
-        found = [self.stores[store].image(index) for store, index in pairs]
+        found = [store.image(index) for store, index in map(self.find, images.tolist())]
         first, boxes, cells = self.stores[0], None, None
         rows = _concatenate([image[0] for image in found], first.rows, layout.filler)
         if self.has_boxes:

@@ -50,7 +50,8 @@ class Checkpoint:
 
     `config` the resolved config; `vocabulary` its JSON text and `vocabulary_digest`; `sizes` the
     arguments of `ModelSizes`; `trained_on` gives for each training split its dataset, split,
-    questions, digest, content, and stores {path: digest}; `model` and `optimizer` state
+    questions, digest, content, stores {path: digest}, made_by {path: text} and image_shape, (D,) of
+    features or (3, H, W) of pixels; `model` and `optimizer` state
     dictionaries; `loss_since_last_log` [sum, questions] of each process; `best` the best evaluation
     so far {score, step}; `metrics_bytes` the length of metrics.jsonl; `source` the file that it was
     read from, which is not written.

@@ -64,7 +64,7 @@ def predict(
     parts = [(torch.zeros(0, dtype=torch.int64), none.long(), none)]
     # Under inference_mode autocast would round the weights in each batch.
     with load_batches(shared, rows, workers, pin_memory) as batches, torch.no_grad():
-        options = {"unit": "batch", "leave": False, "disable": rank > 0}
+        options = {"unit": "batch", "leave": False, "delay": 1, "disable": rank > 0}
         for batch in progress(batches, "evaluating", len(rows), **options):
             if should_stop():
                 return None

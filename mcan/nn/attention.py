@@ -11,8 +11,7 @@ literature: `dot`, `general` (Luong et al. 2015), `concat` in its linear form, `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +112,10 @@ To add one, put it into this dictionary. Only `Dot` and `ScaledDot` take torch's
 """
 
 
+Record = Callable[[Tensor, Tensor | None, Tensor], None]
+"""Takes weights (B, ..., n, m), the mask of queries (B, n) if there are any, and of keys (B, m)."""
+
+
 def masked_softmax(scores: Tensor, mask: Tensor | None, some_empty: bool = True) -> Tensor:
     """Softmax where `mask` is true, zeros elsewhere; if `some_empty`, it may be true nowhere."""
     if mask is None:
@@ -154,7 +157,7 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(width, width)
         self.similarity = SIMILARITIES[similarity](width // heads, heads)
         self.dropout = Dropout(dropout)
-        self.record: Callable[[Tensor], None] | None = None  # see record_attention
+        self.record: Record | None = None  # set by mcan.explain.weights.record_attention
 
     def forward(self, x: Tensor, source: Tensor, rows: Rows, source_rows: Rows) -> Tensor:
         """Each row of `x` attends to the rows of the same sample in `source`: rows like `x`."""
@@ -177,8 +180,7 @@ class MultiHeadAttention(nn.Module):
             out, weights = attention(q, k, v, self.similarity, mask, self.dropout, some_empty)
             outs.append(out)
             if self.record is not None:
-                weights = valid_first(weights.mT, rows.mask).mT
-                self.record(valid_first(weights, source_rows.mask))
+                self.record(weights, rows.mask, source_rows.mask)
         joined: Tensor = self.output(rows.join_heads(outs))
         return joined
 
@@ -197,31 +199,3 @@ def _is_stock(module: nn.Module, *kinds: type) -> bool:
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooked = any(getattr(module, name) for name in hooks)
     return type(module) in kinds and "forward" not in module.__dict__ and not hooked
-
-
-@contextmanager
-def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """The weights of every attention in forward passes inside the block, by the module's name.
-
-    (B, h, n, m) of attention and (B, glimpses, n) of attentional reduction, before dropout. n and m
-    are at least the longest sample's; padding is zero for keys and arbitrary for queries. Of
-    several forward passes the last one counts.
-    """
-    record: dict[str, Tensor] = {}
-    recorded = [(name, part) for name, part in model.named_modules() if hasattr(part, "record")]
-    for name, part in recorded:
-        part.record = lambda weights, name=name: record.__setitem__(name, weights.detach())
-    try:
-        yield record
-    finally:
-        for _, part in recorded:
-            part.record = None
-
-
-def valid_first(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` (B, ..., n) with the entries where `mask` (B, n) is true in front.
-
-    In the padded layout, padding lies between the regions and the grid rows of an image.
-    """
-    order = mask.int().argsort(dim=1, descending=True, stable=True)
-    return x.take_along_dim(order.view(len(x), *[1] * (x.dim() - 2), mask.shape[1]), -1)

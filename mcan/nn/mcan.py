@@ -5,7 +5,6 @@ B samples, n rows of the longest, d width, A answers. Rows are (B, n, d) or (T, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mcan.batch import MAX_SHAPES, Image, Question
-from mcan.nn.attention import masked_softmax, valid_first
+from mcan.nn.attention import Record, masked_softmax
 from mcan.nn.cascade import NORM_EPS, Cascade, mlp
 from mcan.nn.encoders import ImageEncoder, QuestionEncoder
 from mcan.rows import Rows
@@ -29,13 +28,13 @@ class AttentionalReduction(nn.Module):
         super().__init__()
         self.mlp = mlp(size, hidden, glimpses, dropout)
         self.projection = nn.Linear(size * glimpses, out)
-        self.record: Callable[[Tensor], None] | None = None  # see record_attention
+        self.record: Record | None = None  # set by mcan.explain.weights.record_attention
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         scores = rows.pad(self.mlp(x)).transpose(1, 2)  # (B, glimpses, n)
         weights = masked_softmax(scores, rows.mask[:, None], rows.some_empty)
         if self.record is not None:
-            self.record(valid_first(weights, rows.mask))
+            self.record(weights, None, rows.mask)
         glimpses = weights.to(x.dtype) @ rows.pad(x)  # (B, glimpses, d)
         out: Tensor = self.projection(glimpses.flatten(1))
         return out

@@ -6,18 +6,30 @@ B images of a batch, H, W their height and width, n rows of an image, D width of
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
+from torchvision.models import get_model_weights
 
 from mcan.data.arrays import Id
 from mcan.errors import DataError
-from mcan.preparation.extractors import GridExtractor, RegionExtractor
-from mcan.preparation.images import MAX_PIXELS, ImageSource, Resize, read_image
+from mcan.files import sha256_of
+from mcan.preparation.extractors import (
+    DEFAULT,
+    RANDOM,
+    BoxSelection,
+    GridExtractor,
+    RegionExtractor,
+)
+from mcan.preparation.images import MAX_PIXELS, ImageSource, Resize, read_image, resize_image
 from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, ImageRows, fill_store
 
 _PART = 32
@@ -58,6 +70,62 @@ def extract_features(
         settings={"extractor": how, "images": digest},
         provenance={"torchvision": torchvision.__version__, "extractor": how},
     )
+
+
+def extractor_of(
+    made_by: str, weights: Path | None, device: torch.device
+) -> Callable[[Image.Image], ImageRows]:
+    """What makes features of a picture as those of a store were made.
+
+    `made_by` is `ImageStore.made_by`; `weights` the file, if the network's weights came from one.
+    Nothing is downloaded. Raises `DataError` that says what to do.
+    """
+    settings, resize, choice = {}, None, RANDOM
+    with suppress(ValueError):
+        settings = dict(json.loads(made_by))
+    name = settings.get("grid") or settings.get("region")
+    if name is None:
+        raise DataError(
+            f"the model's features were made by {made_by[:200]}, not by extract_features.py, so "
+            "none can be made of a picture; give an image id of a store, or (features, boxes)"
+        )
+    if sides := settings["resize"]:
+        resize = Resize(**sides) if isinstance(sides, dict) else (sides[0], sides[1])
+    origin = settings["weights"]
+    if "published" in origin:
+        choice, published = DEFAULT, get_model_weights(name).DEFAULT
+        file = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
+        if str(published) != origin["published"] or not file.is_file():
+            raise DataError(
+                f"pictures need {origin['published']} of torchvision, and {file} is not on this "
+                "machine; extract_features.py --weights DEFAULT downloads it"
+            )
+    elif "sha256" in origin:
+        if weights is None or sha256_of(weights) != origin["sha256"]:
+            raise DataError(
+                f"pictures need the extractor's weights, {origin['file']} of SHA-256 "
+                f"{origin['sha256']}; give that file as weights"
+            )
+        choice = str(weights)
+    extractor: GridExtractor | RegionExtractor
+    if "grid" in settings:
+        extractor = GridExtractor(name, choice)
+    else:
+        boxes = BoxSelection(*(settings[key] for key in BoxSelection._fields))
+        extractor = RegionExtractor(
+            name, choice, boxes, settings["short_side"], settings["long_side"]
+        )
+    # `random` weights are drawn with a fixed seed.
+    extractor = extractor.to(device).eval()
+
+    def extract(picture: Image.Image) -> ImageRows:
+        pixels = ImageRows(0, resize_image(picture, resize), size=picture.size)
+        found = _extract(extractor, device, settings["precision"], 1, [pixels])[0]
+        if isinstance(found, BrokenImage):
+            raise DataError(f"the picture: {found.reason}")
+        return found
+
+    return extract
 
 
 def _decode(

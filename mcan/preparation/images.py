@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mcan.console import message
@@ -162,6 +163,12 @@ def read_image(
     Of an animation or a file of several pages the first. Raises `ValueError` if the file is
     damaged, too large, or has values of unknown range.
     """
+    image = open_rgb(source, max_pixels)
+    return ImageRows(number, resize_image(image, resize), size=image.size)
+
+
+def open_rgb(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The first image of a file, upright, as 8-bit RGB; see `read_image`."""
     Image.MAX_IMAGE_PIXELS = None  # replaced by the limit below, which names the option
     try:
         with Image.open(_open(source), formats=tuple(image_formats().values())) as opened:
@@ -170,16 +177,22 @@ def read_image(
                     f"it has {opened.width} x {opened.height} pixels; admit it with --max-pixels "
                     f"{opened.width * opened.height}"
                 )
-            image = to_rgb(ImageOps.exif_transpose(opened))
+            return to_rgb(ImageOps.exif_transpose(opened))
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises nearly anything for damaged files.
         raise ValueError(f"not a readable image ({error or type(error).__name__})") from error
-    size = image.size
+
+
+def resize_image(
+    image: Image.Image, resize: Resize | tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """(3, H, W) of an RGB image, resized (bilinear, antialiased) by a rule or to a width and
+    height."""
     if resize:
-        new = resize(*size) if isinstance(resize, Resize) else resize
+        new = resize(*image.size) if isinstance(resize, Resize) else resize
         image = image.resize(new, Image.Resampling.BILINEAR)
-    return ImageRows(number, np.asarray(image).transpose(2, 0, 1), size=size)
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -29,7 +29,8 @@ from mcan import rows
 from mcan.batch import Image, PaddedLengths
 from mcan.build import build_model
 from mcan.config.schema import ModelConfig
-from mcan.nn.attention import SIMILARITIES, record_attention
+from mcan.explain.weights import record_attention
+from mcan.nn.attention import SIMILARITIES
 from mcan.nn.cascade import CASCADES, MCA_LAYERS
 from mcan.nn.encoders import QUESTION_ENCODERS
 from mcan.nn.mcan import ModelSizes

@@ -1,0 +1,442 @@
+"""Trained models from Python: `model = mcan.load(RUN)`, then ask, explain, predict and save.
+
+The page docs/api.md shows a session. A checkpoint is enough: nothing of the training data has to be
+on this machine, except for the features of an image that is given by its id.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mcan.build import (
+    Stores,
+    answer_probabilities,
+    check_images,
+    open_dataset,
+    open_stores,
+    predict_over_processes,
+    restore_network,
+    stored_config,
+)
+from mcan.config import Config
+from mcan.data.arrays import Id, Text, array_to_ids, ids_to_array
+from mcan.data.dataset import VQADataset
+from mcan.data.prepared import Prepared, Split, encode_questions
+from mcan.data.store import ImageStore
+from mcan.engine.checkpoint import Checkpoint, open_checkpoint
+from mcan.engine.losses import LOSSES
+from mcan.engine.processes import Processes, choose_device
+from mcan.errors import DataError, RunError, shorten
+from mcan.evaluation.predict import Predictions
+from mcan.evaluation.results import question_details
+from mcan.explain.explanation import Answer, Answers, Explanation, Facts, Words
+from mcan.explain.weights import METHODS, Observation, observe
+from mcan.preparation.images import open_rgb, resize_image, to_rgb
+from mcan.preparation.store_writer import ImageRows
+from mcan.text.vocabulary import Vocabulary, tokenise
+
+_AT_ONCE = 16
+"""Questions that are explained as one batch."""
+ImageLike = str | Path | int | Image.Image | NDArray[Any] | tuple[Any, ...]
+"""A picture (path, PIL image or array); the id of an image of the stores; or features: (features,)
+or (features, boxes), with features (n, D), or (rows, columns, D) of a grid, and boxes (n, 4),
+normalised x1 y1 x2 y2."""
+
+
+def load(
+    target: str | Path,
+    *,
+    device: str = "auto",
+    precision: Literal["float32", "bf16"] | None = None,
+    checkpoint: Literal["last", "best"] = "last",
+    overrides: Sequence[str] = (),
+    weights: str | Path | None = None,
+) -> Model:
+    """The model of a run folder or a .pt file, in evaluation mode.
+
+    `device` is auto, cpu, cuda or cuda:1; `precision` by default that of the config; `checkpoint`
+    which one of a run; `overrides` as on the command line of eval.py, such as
+    `data.images=[features.h5]`; `weights` the file with the weights of the feature extractor, if
+    pictures are asked about and it is not torchvision's. Raises `RunError`, `ConfigError`.
+    """
+    found = open_checkpoint(Path(target), checkpoint)
+    chosen = [f"evaluation.precision={precision}"] if precision else []
+    config = stored_config(found, [*overrides, *chosen])
+    return Model(found, config, choose_device(device), None if weights is None else Path(weights))
+
+
+class Model:
+    """A trained network with its vocabulary and config.
+
+    `network` is a plain `nn.Module` (`mcan.nn.mcan.MCAN`), to hook, adapt or train.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: Config,
+        device: torch.device,
+        extractor_weights: Path | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = config
+        self.device = device
+        self.vocabulary = Vocabulary.from_json(checkpoint.vocabulary, str(checkpoint.source))
+        self.network = restore_network(checkpoint, config).to(device)
+        self._extractor_weights = extractor_weights
+
+    def answer(self, image: ImageLike, question: str, top: int = 5) -> Answers:
+        """The `top` answers to a question, the most probable first.
+
+        What the network cannot see of the question is in `answers.words.note`. Raises `DataError`
+        or `RunError` for an image that cannot be read or that the network does not take.
+        """
+        return self.answer_all([(image, question)], top)[0]
+
+    def answer_all(self, questions: Iterable[tuple[ImageLike, str]], top: int = 5) -> list[Answers]:
+        """The answers to many (image, question) pairs, as fast as eval.py."""
+        pairs = list(questions)
+        _, answers, probabilities = self.predict(self.dataset(pairs), top)
+        columns = zip(pairs, probabilities.tolist(), answers.tolist(), strict=True)
+        return [self._answers(question, *best) for (_, question), *best in columns]
+
+    def explain(self, image: ImageLike, question: str, top: int = 5) -> Explanation:
+        """Answers with the attention of every unit; errors as for `answer`."""
+        (seen,) = self.explain_all(self.dataset([(image, question)]), [0], top)
+        if not (_is_id(image) or isinstance(image, tuple)):
+            seen = replace(seen, picture=open_picture(image))  # larger than what the network sees
+        return replace(seen, facts=None)
+
+    def explain_all(
+        self,
+        dataset: VQADataset,
+        rows: Sequence[int],
+        top: int = 5,
+        scores: Sequence[float] | None = None,
+    ) -> Iterator[Explanation]:
+        """The explanations of some `rows` of a dataset, in this order.
+
+        `scores` are those of all rows, from 0 to 1, to be shown.
+        """
+        details = question_details(dataset, None if scores is None else np.array(scores))
+        ids, types = dataset.question_ids(), (dataset.answer_types, dataset.question_types)
+        for first in range(0, len(rows), _AT_ONCE):
+            part = list(rows[first : first + _AT_ONCE])
+            seen = self.observe(dataset, part, gradients=True)
+            methods = {name: method(seen) for name, method in METHODS.items()}
+            best = self._probabilities(seen.logits).topk(min(top, len(self.vocabulary.answers)))
+            for number, row in enumerate(part):
+                n, m = int(seen.words[number]), int(seen.regions[number])
+                entry = details[row]
+                yield Explanation(
+                    question=entry["question"],
+                    answers=self._answers(entry["question"], *(x[number].tolist() for x in best)),
+                    weights=_of_question(seen, number),
+                    guided=frozenset(name for name, guided in seen.guided.items() if guided),
+                    methods={
+                        name: (words[number, :n].numpy(), regions[number, :m].numpy())
+                        for name, (words, regions) in methods.items()
+                    },
+                    **self._image_of(dataset, row),
+                    facts=Facts(
+                        ids[row],
+                        entry["image_id"],
+                        tuple(entry["human_answers"]),
+                        entry["score"],
+                        *(str(of.names[of.codes[row]]) for of in types),
+                    ),
+                )
+
+    def observe(
+        self, dataset: VQADataset, rows: Sequence[int], gradients: bool = False
+    ) -> Observation:
+        """The weights of all attention for some `rows` of a dataset, as one batch."""
+        precision = self.config.evaluation.precision
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        batch = dataset[rows].enter(self.device, "packed", dtype)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return observe(self.network, batch, gradients)
+
+    def predict(self, dataset: VQADataset, top: int = 1) -> Predictions:
+        """The `top` answers to all questions of a dataset, as eval.py predicts them."""
+        found = predict_over_processes(
+            answer_probabilities([self.network.eval()], self.config.train.loss),
+            dataset,
+            self.config,
+            Processes(self.device),
+            min(top, len(self.vocabulary.answers)),
+        )
+        assert found is not None  # nobody asked it to stop
+        return found
+
+    def split(self, name: str | None = None) -> VQADataset:
+        """A split of the prepared data that the config names; None: its `data.evaluate`.
+
+        `data.limit` cuts it. Another vocabulary than the model's is replaced.
+        """
+        name = name or self.config.data.evaluate
+        if name is None:
+            raise RunError(
+                f"{self.checkpoint.source}: the config has no data.evaluate; name a split"
+            )
+        prepared = Prepared.open(self.config.data.prepared)
+        dataset = open_dataset(self.config, prepared, [name], self._stores, self.vocabulary)
+        check_images(self.checkpoint, self.config, dataset)
+        return dataset
+
+    def dataset(self, questions: Iterable[tuple[ImageLike, str]]) -> VQADataset:
+        """(image, question) pairs as a dataset without answers; an image is read once.
+
+        Raises `DataError` if some images are ids of the stores and others are not.
+        """
+        pairs = list(questions)
+        if not pairs:
+            raise DataError("there are no questions")
+        by_id = {_is_id(image) for image, _ in pairs}
+        if len(by_id) > 1:
+            raise DataError("ids of images and pictures or features cannot be asked about at once")
+        images, stores = (self._ids if by_id.pop() else self._given)([image for image, _ in pairs])
+        split = _asked([question for _, question in pairs], images, self.vocabulary)
+        dataset = VQADataset([split], *stores, self.config.data.max_tokens)
+        check_images(self.checkpoint, self.config, dataset)
+        return dataset
+
+    def _ids(self, images: Sequence[Any]) -> tuple[Sequence[Id], Stores]:
+        """The ids, with the type that ids have in the stores."""
+        try:
+            stores = self._stores
+        except DataError as error:
+            raise DataError(
+                f"{images[0]!r} is no file, and the stores of image ids are not here: {error}"
+            ) from error
+        known = {i for store in stores[0] for i in array_to_ids(store.image_ids)}
+        ids = [int(i) if i not in known and str(i).isdecimal() else i for i in images]
+        if unknown := [i for i in ids if i not in known]:
+            paths = shorten(store.path for store in stores[0])
+            raise DataError(f"{unknown[0]!r}: no such file, and no image of that id in {paths}")
+        return ids, stores
+
+    def _given(self, images: Sequence[ImageLike]) -> tuple[Sequence[Id], Stores]:
+        """Pictures and features as stores in memory, and the number of each image there."""
+        numbers: dict[Any, int] = {}
+        found: list[tuple[ImageRows, ImageRows | None]] = []
+        for image in images:
+            key = image if isinstance(image, str | Path) else id(image)
+            if key not in numbers:
+                numbers[key] = len(found)
+                found.append(self._rows(image))
+        of_question = [numbers[i if isinstance(i, str | Path) else id(i)] for i in images]
+        grids = [grid for _, grid in found if grid is not None]
+        return of_question, (
+            [_store([rows for rows, _ in found])],
+            [_store(grids)] if grids else [],
+        )
+
+    def _rows(self, image: ImageLike) -> tuple[ImageRows, ImageRows | None]:
+        """What the network reads of a picture or of given features, and its grid if it has one."""
+        if isinstance(image, tuple):
+            return _features(*image)
+        picture = open_picture(image)
+        if self.config.model.image.input == "pixels":
+            height, width = self._pixel_size
+            pixels = resize_image(picture, (width, height))
+            return ImageRows(0, pixels[None], size=picture.size), None
+        return self._extract(picture), None
+
+    @cached_property
+    def _stores(self) -> Stores:
+        return open_stores(self.config, Processes(self.device))
+
+    @cached_property
+    def _pixel_size(self) -> tuple[int, int]:
+        """Height and width of the images that the network was trained on."""
+        shape = self.checkpoint.trained_on[0].get("image_shape") or self._stores[0][0].rows.shape
+        height, width = shape[-2:]
+        return height, width
+
+    @cached_property
+    def _extract(self) -> Callable[[Image.Image], ImageRows]:
+        from mcan.preparation.extraction import extractor_of  # needs torchvision
+
+        if self.config.data.grid:
+            raise DataError("a network with a grid beside the regions takes ids of images only")
+        made_by = next(iter(self.checkpoint.trained_on[0].get("made_by", {}).values()), "unknown")
+        return extractor_of(made_by, self._extractor_weights, self.device)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return LOSSES[self.config.train.loss].probabilities(logits.double())
+
+    def _answers(
+        self, question: str, probabilities: Sequence[float], answers: Sequence[int]
+    ) -> Answers:
+        words = tokenise(question)
+        most = self.config.data.max_tokens or len(words)
+        unknown = dict.fromkeys(w for w in words[:most] if w not in self.vocabulary.word_index)
+        read = Words(tuple(words[:most]), tuple(unknown), tuple(words[most:]))
+        pairs = zip(answers, probabilities, strict=True)
+        return Answers((Answer(self.vocabulary.answers[a], p) for a, p in pairs), read)
+
+    def _image_of(self, dataset: VQADataset, row: int) -> dict[str, Any]:
+        """Of a question's image: `boxes` of its rows, `picture` and `size`, None if unknown."""
+        store, index = dataset.images.find(int(dataset.image_rows[row]))
+        rows, boxes, shape = store.image(index)
+        size = None if store.sizes is None else tuple(store.sizes[index].tolist())
+        if store.kind == "pixels":
+            picture = Image.fromarray(np.asarray(rows)[0].transpose(1, 2, 0))
+            strides = math.prod(self.config.model.image.stem.strides)
+            cells = -(-picture.height // strides), -(-picture.width // strides)
+            return {"boxes": cell_boxes(cells), "picture": picture, "size": size or picture.size}
+        parts = [boxes if shape is None else cell_boxes(shape)]
+        if dataset.grid is not None:
+            store, index = dataset.grid.find(int(dataset.grid_rows[row]))
+            shape = store.image(index)[2]
+            parts.append(None if shape is None else cell_boxes(shape))
+        known = None if any(part is None for part in parts) else np.concatenate(parts)
+        return {"boxes": known, "picture": None, "size": size}
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint of the network as it is now, which eval.py and `load` take.
+
+        Raises `RunError` if the file exists, or if the network has other parameters than the
+        config says: adapters must be merged first.
+        """
+        path = Path(path)
+        if path.exists():
+            raise RunError(f"{path}: exists; choose another name")
+        state = {name: value.cpu() for name, value in self.network.state_dict().items()}
+        if other := sorted(state.keys() ^ self.checkpoint.model.keys()):
+            raise RunError(
+                f"{path}: not written: the network has other parameters than its config says "
+                f"({shorten(other, 4)}); merge adapters first"
+            )
+        config = self.config.model_dump(mode="json")
+        replace(self.checkpoint, config=config, model=state, optimizer={}).save(path)
+
+
+def open_picture(image: ImageLike) -> Image.Image:
+    """A picture as 8-bit RGB, by the rules of data/FEATURES.md; `DataError` if it is none."""
+    try:
+        if isinstance(image, str | Path):
+            return open_rgb(Path(image))
+        return to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError) as error:
+        what = image if isinstance(image, str | Path) else "the picture"
+        raise DataError(f"{what}: {error}") from error
+
+
+def cell_boxes(shape: Sequence[int]) -> NDArray[np.float32]:
+    """(rows · columns, 4) the cells of a grid, row by row, normalised x1 y1 x2 y2."""
+    rows, columns = shape
+    y, x = (axis.ravel() for axis in np.mgrid[:rows, :columns])
+    edges = [x / columns, y / rows, (x + 1) / columns, (y + 1) / rows]
+    return np.stack(edges, 1).astype(np.float32)
+
+
+def _is_id(image: ImageLike) -> bool:
+    return isinstance(image, int) or (isinstance(image, str) and not Path(image).is_file())
+
+
+def _features(
+    features: Any, boxes: Any = None, grid: Any = None
+) -> tuple[ImageRows, ImageRows | None]:
+    """Given features, with the boxes or the grid shape that they have."""
+
+    def rows(values: Any, boxes: Any = None) -> ImageRows:
+        try:
+            array = np.asarray(values, np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"the features are not numbers: {error}") from error
+        shape = array.shape[:2] if array.ndim == 3 else None
+        if array.ndim not in (2, 3) or not array.size or not np.isfinite(array).all():
+            raise DataError(
+                f"features of shape {array.shape}: expected finite numbers (n, D) or, of a grid, "
+                "(rows, columns, D)"
+            )
+        array = array.reshape(-1, array.shape[-1])
+        if boxes is not None:
+            boxes = np.asarray(boxes, np.float32)
+            if boxes.shape != (len(array), 4) or not ((boxes >= 0) & (boxes <= 1)).all():
+                raise DataError(f"boxes of {len(array)} features: expected (n, 4) from 0 to 1")
+        return ImageRows(0, array, boxes, grid_shape=shape)
+
+    return rows(features, boxes), None if grid is None else rows(grid)
+
+
+def _store(images: Sequence[ImageRows]) -> ImageStore:
+    """Images of one kind as a store in memory, with the ids 0, 1, ..."""
+    rows = [np.asarray(image.rows) for image in images]
+    boxes = [image.boxes for image in images]
+    shapes = [image.grid_shape for image in images]
+    sizes = [image.size for image in images]
+    widths = {image.shape[1:] for image in rows}
+    if len(widths) > 1:
+        raise DataError(f"the features have different widths: {shorten(sorted(widths))}")
+    return ImageStore(
+        Path("(given)"),
+        digest="",
+        provenance={},
+        rows=np.concatenate(rows),
+        image_ids=np.arange(len(images)),
+        offsets=np.cumsum([0, *map(len, rows)]),
+        checksums=np.zeros(0, np.uint32),
+        boxes=None
+        if any(box is None for box in boxes)
+        else np.concatenate(list(map(np.asarray, boxes))),
+        sizes=None if None in sizes else np.array(sizes),
+        grid_shapes=None if None in shapes else np.array(shapes),
+    )
+
+
+def _asked(questions: Sequence[str], images: Sequence[Id], vocabulary: Vocabulary) -> Split:
+    """Questions about images, without answers, as a split."""
+    text, none = Text.of(questions), np.zeros(0, np.int32)
+    tokens = encode_questions(text, vocabulary)
+    nothing = np.zeros(len(questions) + 1, np.int64)
+    distinct = {image: number for number, image in enumerate(dict.fromkeys(images))}
+    codes, empty = np.zeros(len(questions), np.int32), np.zeros(2, np.int64)
+    return Split(
+        Path("(asked)"),
+        "",
+        {
+            "question_ids": np.arange(len(questions)),
+            "questions": text.values,
+            "questions_offsets": text.offsets,
+            "tokens": tokens.values,
+            "token_offsets": tokens.offsets,
+            "image_ids": ids_to_array(list(distinct)),
+            "image_index": np.array([distinct[image] for image in images], np.int32),
+            "target_index": none,
+            "target_score": none.astype(np.float32),
+            "target_offsets": nothing,
+            "human_answers": none,
+            "human_answer_offsets": nothing,
+            "answer_strings": none.astype(np.uint8),
+            "answer_strings_offsets": np.zeros(1, np.int64),
+            **{f"{of}_type": codes for of in ("answer", "question")},
+            **{f"{of}_type_names": none.astype(np.uint8) for of in ("answer", "question")},
+            **{f"{of}_type_names_offsets": empty for of in ("answer", "question")},
+        },
+    )
+
+
+def _of_question(seen: Observation, number: int) -> dict[str, NDArray[np.float32]]:
+    """The weights of one question of a batch, without padding."""
+    n, m = int(seen.words[number]), int(seen.regions[number])
+    weights = {}
+    for name, values in seen.weights.items():
+        queries, others = (n, m) if name.startswith("question.") else (m, n)
+        keys = others if seen.guided.get(name, False) else queries
+        own = values[number, ..., :keys]
+        weights[name] = (own[:, :queries] if values.dim() == 4 else own).numpy()
+    return weights
