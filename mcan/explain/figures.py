@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
 def draw_explanation(seen: Explanation, name: str = "reduction", head: int | None = None) -> Figure:
     """Picture and question shaded by a method or an attention, with the answers below."""
+    raise NotImplementedError
+
+
+def draw_figure_7(seen: Explanation, layers: Sequence[int] | None = None) -> Figure:
+    """The attention maps of single units as matrices; `layers` from 0, None: typical ones."""
+    raise NotImplementedError
+
+
+def draw_figure_8(examples: Sequence[Explanation]) -> Figure:
+    """The weights of the reductions as the brightness of regions and words, a row per example."""
     raise NotImplementedError
 
 

@@ -1,22 +1,20 @@
 """table.png: a dot per row and column, or lines if the table has a plot. curves.png: learning.
 
-Colours are those of Okabe and Ito, and what a colour distinguishes, a marker does too. Equal
-results give equal bytes on one version of matplotlib.
+Equal results give equal bytes on one version of matplotlib.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mcan.drawing import drawing, line_style
 from mcan.files import write_atomically
 from mcan.tables.summary import RowSummary, TableSummary
 
@@ -24,19 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LEAST_SPAN = 2.0
 """Points that a panel spans at least: a difference of 0.1 stays small."""
 SPREAD = "mean ± sample standard deviation over seeds"
-_STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.4,
-    "legend.frameon": False,
-    "text.parse_math": False,
-}
 
 
 def write_figures(folder: Path, summary: TableSummary) -> None:
@@ -48,24 +36,6 @@ def write_figures(folder: Path, summary: TableSummary) -> None:
     with drawing():
         for name, draw in figures.items():
             write_atomically(folder / name, partial(draw(summary).savefig, **options))
-
-
-@contextmanager
-def drawing() -> Iterator[None]:
-    """Our style, whatever the user's matplotlibrc says, and no warning of missing glyphs.
-
-    matplotlib is imported here, since it takes a second and only tables need it.
-    """
-    from matplotlib import style
-
-    with style.context(_STYLE, after_reset=True), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        yield
-
-
-def line_style(number: int) -> dict[str, Any]:
-    """Colour and marker of the line `number`; 56 differ, as 7 and 8 have no common divisor."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def draw_table(summary: TableSummary) -> Figure:

@@ -10,7 +10,8 @@ import pytest
 from made import Made, make, row
 from PIL import Image
 
-from mcan.tables.figures import draw_curves, draw_table, drawing, write_figures
+from mcan.drawing import drawing
+from mcan.tables.figures import draw_curves, draw_table, write_figures
 
 
 def drawn(made: Made, draw=draw_table):
