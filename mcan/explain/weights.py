@@ -86,7 +86,8 @@ def observe(network: nn.Module, batch: Batch, gradients: bool = False) -> Observ
 
     With `gradients`, also those of each question's highest logit with respect to all weights.
     """
-    with record_attention(network, graph=gradients) as record, torch.set_grad_enabled(gradients):
+    recording = record_attention(network, graph=gradients)
+    with recording as record, torch.set_grad_enabled(gradients), _unfrozen(network, gradients):
         logits = network(batch.question, batch.image)
         answers = logits.argmax(1)
         names = {name: _public(name) for name in record}
@@ -111,6 +112,19 @@ def observe(network: nn.Module, batch: Batch, gradients: bool = False) -> Observ
         answers.cpu(),
         {name: _to_cpu(value) for name, value in slopes.items()},
     )
+
+
+@contextmanager
+def _unfrozen(network: nn.Module, gradients: bool) -> Iterator[None]:
+    """Without a parameter that needs a gradient, there is no graph to the weights."""
+    frozen = [p for p in network.parameters() if gradients and not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _public(name: str) -> str:

@@ -14,6 +14,8 @@ from torch import Tensor
 from mcan.config.schema import ImageConfig, ModelConfig
 
 State = Mapping[str, Tensor]
+SEEN: list[Tensor] = []
+"""The weights of every attention, in the order of computation: (h, n, m), and (glimpses, m)."""
 
 
 def part(state: State, name: str) -> dict[str, Tensor]:
@@ -73,10 +75,13 @@ def multihead(state: State, kind: str, heads: int, x: Tensor, source: Tensor) ->
     key = linear(part(state, "key"), source).chunk(heads, 1)
     value = linear(part(state, "value"), source).chunk(heads, 1)
     similarity = part(state, "similarity")
-    outputs = []
+    outputs, weights = [], []
     for h in range(heads):
         own = {name: w[h] if w.dim() == 3 else w for name, w in similarity.items()}
-        outputs.append(attention(kind, own, query[h], key[h], value[h])[0])
+        output, of_head = attention(kind, own, query[h], key[h], value[h])
+        outputs.append(output)
+        weights.append(of_head)
+    SEEN.append(torch.stack(weights))
     return linear(part(state, "output"), torch.cat(outputs, 1))
 
 
@@ -173,7 +178,9 @@ def image(state: State, config: ImageConfig, sample: Mapping[str, Tensor | None]
 def reduction(state: State, x: Tensor) -> Tensor:
     hidden = linear(part(state, "mlp.0"), x).clamp(min=0)
     sums = []
-    for column in linear(part(state, "mlp.3"), hidden).T:
+    scores = linear(part(state, "mlp.3"), hidden).T
+    SEEN.append(torch.stack([softmax(column) for column in scores]))
+    for column in scores:
         weighted = [weight * row for weight, row in zip(softmax(column), x, strict=True)]
         sums.append(torch.stack(weighted).sum(0) if weighted else x.new_zeros(x.shape[1]))
     return linear(part(state, "projection"), torch.cat(sums))
