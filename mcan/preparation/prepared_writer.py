@@ -38,6 +38,7 @@ def write_prepared(
     metric: str,
     sources: Mapping[str, str],
     command: str | None = None,
+    vocabulary_from: str | None = None,
     extra_files: Callable[[Path], object] | None = None,
     force: bool = False,
 ) -> dict[str, Counts]:
@@ -46,6 +47,7 @@ def write_prepared(
     - `metric`: the metric that the dataset is scored by; its credit is the soft target;
     - `sources`: file name -> SHA-256;
     - `command`: the command line that makes the folder, for error messages;
+    - `vocabulary_from`: the checkpoint that the vocabulary is of, recorded;
     - `extra_files`: writes further files (images) into the folder before it appears.
 
     Equal input gives equal bytes. An existing folder is replaced only with `force`, and only if it
@@ -80,7 +82,11 @@ def write_prepared(
             "metric": metric,
             "mcan": mcan.__version__,
             **({"command": command} if command else {}),
-            "vocabulary": {"tokens": len(vocabulary.tokens), "answers": len(vocabulary.answers)},
+            "vocabulary": {
+                "tokens": len(vocabulary.tokens),
+                "answers": len(vocabulary.answers),
+                **({"from": vocabulary_from} if vocabulary_from else {}),
+            },
             "splits": counts,
             "sources": dict(sources),
             "files": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},

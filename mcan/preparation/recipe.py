@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from mcan.text.answers import normalise_answer
 from mcan.text.vocabulary import Vocabulary, build_tokens, unknown_words_warning
 
 TRAIN, VAL = "train", "val"
+_CHOOSING = ("token_splits", "answer_splits", "min_answer_count", "top_answers", "count_answers")
+"""Options that choose a vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,11 @@ class DatasetRecipe:
 
     def read_splits(self, options: argparse.Namespace) -> tuple[dict[str, RawSplit], list[Path]]:
         """The splits asked for, or a validation split carved from train, and the files read."""
+        default = self.parser().get_default
+        if options.vocabulary_from and any(getattr(options, k) != default(k) for k in _CHOOSING):
+            raise DataError(
+                "--vocabulary-from brings words and answers; leave out what chooses others"
+            )
         share, paths = options.carve_validation, self._paths(options)
         if not 0 <= share < 1:
             raise DataError(f"--carve-validation is {share}, expected at least 0 and below 1")
@@ -169,7 +176,7 @@ class DatasetRecipe:
         answers: tuple[str, ...],
     ) -> int:
         """`write_dataset` with the words of `--token-splits`."""
-        named = _select(splits, options.token_splits)
+        named = [] if options.vocabulary_from else _select(splits, options.token_splits)
         tokens = build_tokens(question for split in named for question in split.questions)
         return write_dataset(
             self.folder,
@@ -183,13 +190,32 @@ class DatasetRecipe:
 
 
 def output_parser(folder: Path) -> argparse.ArgumentParser:
-    """`--output` and `--force`, which every `prepare.py` takes, for `parents`."""
+    """The options that every `prepare.py` takes, for `parents`."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--output", type=Path, default=folder / "prepared", help="folder to write (%(default)s)"
     )
     parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    text = "take words and answers from this run or checkpoint, so that its model can be asked"
+    parser.add_argument("--vocabulary-from", type=StoredVocabulary.open, metavar="RUN", help=text)
     return parser
+
+
+class StoredVocabulary(NamedTuple):
+    """The vocabulary of a `run` as it was given, a folder or a checkpoint, and the checkpoint."""
+
+    vocabulary: Vocabulary
+    checkpoint: Path
+    run: str
+
+    @classmethod
+    def open(cls, run: str) -> StoredVocabulary:
+        """Raises `RunError` if there is no checkpoint."""
+        from mcan.engine.checkpoint import open_checkpoint  # imports torch, which takes a second
+
+        content = open_checkpoint(Path(run))
+        path = content.source or Path(run)
+        return cls(Vocabulary.from_json(content.vocabulary, str(path)), path, run)
 
 
 def _find(raw: Path, name: str) -> Path:
@@ -216,10 +242,14 @@ def _select(splits: Mapping[str, RawSplit], names: Sequence[str]) -> list[RawSpl
 def answer_vocabulary(
     splits: Mapping[str, RawSplit], options: argparse.Namespace
 ) -> tuple[str, ...]:
-    """The frequent normalised answers of the splits asked for, in order of first appearance.
+    """The frequent normalised answers of the splits asked for, in order of first appearance, or
+    those of `--vocabulary-from`.
 
     Raises `DataError` for a split that does not exist, and if no answer is left.
     """
+    if options.vocabulary_from:
+        stored: StoredVocabulary = options.vocabulary_from
+        return stored.vocabulary.answers
     counts: Counter[str] = Counter()
     for split in _select(splits, options.answer_splits):
         if options.count_answers == "every":
@@ -251,9 +281,14 @@ def write_dataset(
     """Write a prepared folder by `write_prepared`, which takes `more`, and print its counts.
 
     `arguments` are those of the command of the dataset's `folder`. All but `--output` and `--force`
-    are recorded, so that equal data stays equal.
+    are recorded, so that equal data stays equal. `--vocabulary-from` replaces the `vocabulary`.
     """
     options, kept = output_parser(folder).parse_known_args(arguments)
+    if options.vocabulary_from:
+        vocabulary, path, run = options.vocabulary_from
+        kept += ["--vocabulary-from", run]
+        more["vocabulary_from"] = "/".join(path.parts[-3:])
+        more["sources"] = {**more["sources"], more["vocabulary_from"]: sha256_of(path)}
     counts = write_prepared(
         options.output,
         splits,

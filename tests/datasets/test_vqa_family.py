@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import make_lab
 from vqa_toys import (
     TEST,
     TRAIN,
@@ -49,6 +50,36 @@ def test_official_files(tmp_path: Path, name: str) -> None:
     for split in splits:
         assert len(prepared.split(split)) == len(rows[split])
     assert targets(prepared, "val" if "val" in splits else "test")[40] == {"yes": 1.0}
+
+
+def test_the_vocabulary_of_a_run(tmp_path: Path) -> None:
+    """The questions of a test split, tokenised and asked with a trained model."""
+    lab = make_lab(tmp_path)
+    assert lab.train("run", "train.max_steps=1").status == 0
+    stored = Prepared.open(tmp_path / "prepared").vocabulary
+    rows = [(number, image, " ".join(stored.words[:4]), []) for number, image in [(1, 0), (2, 1)]]
+    path = write_json(tmp_path / "raw" / "q.json", {"questions": questions_of(rows)})
+    run = ["--vocabulary-from", str(lab.run("run"))]
+    for name in ("vqa_v2", "vizwiz"):
+        files = path
+        if name == "vizwiz":
+            files = write_json(tmp_path / "raw" / "z.json", vizwiz("test", 2, None))
+        prepared = prepare_raw(name, tmp_path / name, "--files", "test", str(files), *run)
+        assert (prepared.vocabulary, prepared.splits) == (stored, ("test",))
+        assert prepared.meta["vocabulary"]["from"].startswith("run/checkpoints/step_")
+    assert array_to_ids(Prepared.open(tmp_path / "vqa_v2/prepared").split("test").tokens[0]) == [
+        2,
+        3,
+        4,
+        5,
+    ]
+    done = lab.eval("runs/run", "--split", "test", "data.prepared=vqa_v2/prepared")
+    assert done.status == 0, done.err
+    assert "re-encoded" not in done.out
+    with pytest.raises(DataError, match="leave out what chooses others"):
+        prepare_raw(
+            "vqa_v2", tmp_path, "--files", "test", str(path), *run, "--reference-vocabulary"
+        )
 
 
 def test_ok_vqa_counts_the_answers_of_all_people(tmp_path: Path) -> None:

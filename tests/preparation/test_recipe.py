@@ -11,9 +11,11 @@ import pytest
 from vqa_toys import TEST, TRAIN, VAL, Row, load_recipe, prepare, targets, write_split
 
 from mcan.data.prepared import Prepared
-from mcan.errors import DataError
+from mcan.engine.checkpoint import Checkpoint
+from mcan.errors import DataError, RunError
+from mcan.files import sha256_of
 from mcan.text.answers import normalise_answer
-from mcan.text.vocabulary import tokenise
+from mcan.text.vocabulary import SPECIAL_TOKENS, Vocabulary, tokenise
 
 CUSTOM = load_recipe("custom")
 
@@ -133,6 +135,48 @@ def test_carving_is_by_image_and_reproducible(tmp_path: Path) -> None:
     assert len(split("many", "--carve-validation", "0.99")[0]) == 1
     alone = prepare(CUSTOM, tmp_path / "none", *files, "--carve-validation", "0")
     assert alone.splits == ("train",)
+
+
+def stored(folder: Path) -> Vocabulary:
+    """The vocabulary of the run that this makes in `folder`."""
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "old", "it"), ("yes", "zebra"))
+    content = Checkpoint({}, vocabulary.to_json(), vocabulary.digest, {}, [], {})
+    (folder / "checkpoints").mkdir(parents=True)
+    content.save(folder / "checkpoints" / "step_00000003.pt")
+    return vocabulary
+
+
+def test_the_vocabulary_of_a_run(tmp_path: Path) -> None:
+    """Without a training split; the same from the folder and from the file."""
+    vocabulary, path = stored(tmp_path / "mine"), tmp_path / "mine/checkpoints/step_00000003.pt"
+    files = [*write_split(tmp_path, "val", VAL), *write_split(tmp_path, "test", TEST)]
+    for run in (tmp_path / "mine", path):
+        prepared = prepare(CUSTOM, tmp_path, *files, "--vocabulary-from", str(run), "--force")
+        assert prepared.vocabulary == vocabulary
+        assert prepared.splits == ("val", "test")
+        assert targets(prepared, "val") == {40: {"yes": 1.0}, 41: {"zebra": 1.0}}
+        assert prepared.split("test").tokens[1].tolist() == [1, 3, 2]  # Is it old?
+        name = "mine/checkpoints/step_00000003.pt"
+        assert prepared.meta["vocabulary"] == {"tokens": 4, "answers": 2, "from": name}
+        assert prepared.meta["sources"][name] == sha256_of(path)
+        assert prepared.meta["command"].endswith(f" --vocabulary-from {run}")
+    alone = prepare(CUSTOM, tmp_path / "b", *write_split(tmp_path, "train", TRAIN))
+    assert "from" not in alone.meta["vocabulary"]
+
+
+@pytest.mark.parametrize(
+    "more", ["--token-splits test", "--top-answers 3", "--count-answers every"]
+)
+def test_the_vocabulary_of_a_run_is_taken_as_it_is(tmp_path: Path, more: str) -> None:
+    stored(tmp_path / "mine")
+    files = [*write_split(tmp_path, "test", TEST), "--vocabulary-from", str(tmp_path / "mine")]
+    with pytest.raises(DataError, match="brings words and answers; leave out what chooses others"):
+        prepare(CUSTOM, tmp_path, *files, *more.split())
+    (tmp_path / "mine/checkpoints/step_00000003.pt").write_bytes(b"junk")
+    for run, message in (("mine", "not a checkpoint"), ("nowhere", "neither a checkpoint nor a")):
+        with pytest.raises(RunError, match=f"{run}.*{message}"):
+            prepare(CUSTOM, tmp_path, *files[:-1], str(tmp_path / run))
+    assert not (tmp_path / "prepared").exists()
 
 
 TRAIN_VAL = {"train": TRAIN, "val": VAL}
