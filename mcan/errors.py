@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,6 +42,12 @@ def shorten(items: Iterable[object], most: int = 10) -> str:
     texts = [str(item) for item in items]
     more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+def need(package: str, where: object) -> None:
+    """Raise `DataError` unless the package of the extra of its name is installed."""
+    if find_spec(package) is None:
+        raise DataError(f"{where}: needs {package}: pip install 'mcan[{package}]'")
 
 
 def command(main: Callable[[], int | None]) -> NoReturn:

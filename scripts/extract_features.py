@@ -14,21 +14,30 @@ from mcan.console import message, positive, shard
 from mcan.data.arrays import Id
 from mcan.errors import DataError, command
 from mcan.preparation.extraction import extract_features
-from mcan.preparation.extractors import RANDOM, BoxSelection, GridExtractor, RegionExtractor
+from mcan.preparation.extractors import (
+    RANDOM,
+    TIMM,
+    BoxSelection,
+    GridExtractor,
+    RegionExtractor,
+)
 from mcan.preparation.image_ids import ID_HELP, ID_RULES
 from mcan.preparation.images import (
     MAX_PIXELS,
     ImageSource,
     Resize,
+    Resizing,
     list_images,
     list_packed_images,
 )
 from mcan.preparation.store_writer import add_fill_arguments, read_fill_options, read_pairs
 
+SHORT_SIDE, LONG_SIDE = 600, 1000
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Make an image store of features, with torchvision, or of pixels.",
+        description="Make an image store of features, with torchvision or timm, or of pixels.",
         epilog="Images that cannot be read are listed in OUTPUT.broken.tsv, and nothing is "
         "published unless --skip-broken.",
     )
@@ -37,9 +46,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = "the cells of the last map of a classification backbone"
     grid = tasks.add_parser("grid", help=text, **style)
     add = grid.add_argument
-    add("--backbone", default="resnet50", help="model of torchvision")
-    add("--short-side", type=positive, default=600, help="in pixels")
-    add("--long-side", type=positive, default=1000, help="in pixels; overrides the short side")
+    add("--backbone", default="resnet50", help=f"model of torchvision, or {TIMM}NAME")
+    text = "in pixels; None: {}, or for timm the size and the crop of the model"
+    add("--short-side", type=positive, help=text.format(SHORT_SIDE))
+    add("--long-side", type=positive, help=text.format(LONG_SIDE) + "; overrides the short side")
+    text = "timm: another crop, without margin; border and squash keep the whole image"
+    add("--crop", choices=["center", "border", "squash"], help=text)
     text = "boxes of a Faster R-CNN with box-head features"
     region = tasks.add_parser("region", help=text, **style)
     add = region.add_argument
@@ -70,8 +82,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             "--weights",
             required=True,
             metavar="DEFAULT|FILE|random",
-            help="DEFAULT: what torchvision publishes, downloaded; FILE: a state dictionary; "
-            "random: for trying things out",
+            help="DEFAULT: what torchvision or timm publishes, downloaded; FILE: a state "
+            "dictionary; random: for trying things out",
         )
         add("--precision", choices=["float32", "bf16"], default="float32", help="of the network")
         add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -92,14 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     device = usable_device(args.device)
     extractor: GridExtractor | RegionExtractor
-    resize = None
+    resize: Resizing = None
     if args.task == "grid":
-        resize = Resize(args.short_side, args.long_side)
-        extractor = GridExtractor(args.backbone, args.weights)
+        any_size = bool(args.short_side or args.long_side)
+        extractor = GridExtractor(args.backbone, args.weights, crop=args.crop, any_size=any_size)
+        sides = args.short_side or SHORT_SIDE, args.long_side or LONG_SIDE
+        resize = extractor.transform or Resize(*sides)
     else:  # Detectors resize by themselves.
         boxes = BoxSelection(args.threshold, args.overlap, args.min_boxes, args.max_boxes)
-        sides = args.short_side, args.long_side
-        extractor = RegionExtractor(args.detector, args.weights, boxes, *sides)
+        extractor = RegionExtractor(
+            args.detector, args.weights, boxes, args.short_side, args.long_side
+        )
     if args.weights == RANDOM:
         message("RANDOM WEIGHTS: these features mean nothing; use them to try things out only")
     extract_features(

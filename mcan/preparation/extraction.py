@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from torchvision.models import get_model_weights
 
 from mcan.data.arrays import Id
 from mcan.errors import DataError
@@ -28,8 +27,16 @@ from mcan.preparation.extractors import (
     BoxSelection,
     GridExtractor,
     RegionExtractor,
+    published_weights,
 )
-from mcan.preparation.images import MAX_PIXELS, ImageSource, Resize, read_image, resize_image
+from mcan.preparation.images import (
+    MAX_PIXELS,
+    ImageSource,
+    Resize,
+    Resizing,
+    read_image,
+    resize_image,
+)
 from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, ImageRows, fill_store
 
 _PART = 32
@@ -44,7 +51,7 @@ def extract_features(
     device: torch.device | str = "cpu",
     precision: Literal["float32", "bf16"] = "float32",
     batch_size: int = 8,
-    resize: Resize | tuple[int, int] | None = None,
+    resize: Resizing = None,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Write the features of all `images`, in their order, as a store; see `fill_store`.
@@ -59,7 +66,7 @@ def extract_features(
     if extractor is not None:
         extractor, device = extractor.to(device).eval(), torch.device(device)
         make = partial(_extract, extractor, device, precision, batch_size)
-        sides = resize._asdict() if isinstance(resize, Resize) else resize
+        sides = resize._asdict() if isinstance(resize, Resize) else None
         how = {**extractor.settings, "resize": sides, "precision": precision}
     digest = hashlib.sha256(repr(list(images)).encode()).hexdigest()
     fill_store(
@@ -80,7 +87,8 @@ def extractor_of(
     `made_by` is `ImageStore.made_by`; `weights` the file, if the network's weights came from one.
     Nothing is downloaded. Raises `DataError` that says what to do.
     """
-    settings, resize, choice = {}, None, RANDOM
+    settings, choice = {}, RANDOM
+    resize: Resizing = None
     with suppress(ValueError):
         settings = dict(json.loads(made_by))
     name = settings.get("grid") or settings.get("region")
@@ -93,12 +101,12 @@ def extractor_of(
         resize = Resize(**sides) if isinstance(sides, dict) else (sides[0], sides[1])
     origin = settings["weights"]
     if "published" in origin:
-        choice, published = DEFAULT, get_model_weights(name).DEFAULT
-        file = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-        if str(published) != origin["published"] or not file.is_file():
+        choice = DEFAULT
+        published, file = published_weights(name)
+        if published != origin["published"] or not file.is_file():
             raise DataError(
-                f"pictures need {origin['published']} of torchvision, and {file} is not on this "
-                "machine; extract_features.py --weights DEFAULT downloads it"
+                f"pictures need {origin['published']}, and {file} is not on this machine; "
+                "extract_features.py --weights DEFAULT downloads it"
             )
     elif "sha256" in origin:
         if weights is None or sha256_of(weights) != origin["sha256"]:
@@ -109,7 +117,9 @@ def extractor_of(
         choice = str(weights)
     extractor: GridExtractor | RegionExtractor
     if "grid" in settings:
-        extractor = GridExtractor(name, choice)
+        any_size = resize is not None
+        extractor = GridExtractor(name, choice, crop=settings.get("crop"), any_size=any_size)
+        resize = resize or extractor.transform
     else:
         boxes = BoxSelection(*(settings[key] for key in BoxSelection._fields))
         extractor = RegionExtractor(
@@ -119,7 +129,10 @@ def extractor_of(
     extractor = extractor.to(device).eval()
 
     def extract(picture: Image.Image) -> ImageRows:
-        pixels = ImageRows(0, resize_image(picture, resize), size=picture.size)
+        try:
+            pixels = ImageRows(0, resize_image(picture, resize), size=picture.size)
+        except ValueError as error:
+            raise DataError(f"the picture: {error}") from error
         found = _extract(extractor, device, settings["precision"], 1, [pixels])[0]
         if isinstance(found, BrokenImage):
             raise DataError(f"the picture: {found.reason}")
@@ -130,7 +143,7 @@ def extractor_of(
 
 def _decode(
     parts: Mapping[str, Sequence[tuple[Id, ImageSource]]],
-    resize: Resize | tuple[int, int] | None,
+    resize: Resizing,
     max_pixels: int,
     part: str,
 ) -> list[Found]:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 
 from mcan.data.records import read_records
-from mcan.errors import DataError, shorten
+from mcan.errors import DataError, need, shorten
 from mcan.preparation.feature_mapping import (
     KNOWN,
     Axes,
@@ -121,8 +120,8 @@ class FolderFiles(FeatureSource):
             self.path, self.parts = path.parent, [path.name]
         if not self.parts:
             raise DataError(f"{path}: not a folder that contains {self.layout.suffix} files")
-        if self.layout.suffix == ".safetensors" and find_spec("safetensors") is None:
-            raise DataError(f"{path}: needs safetensors: pip install 'mcan[safetensors]'")
+        if self.layout.suffix == ".safetensors":
+            need("safetensors", path)
 
     def _entries(self, part: str) -> Iterator[Entry]:
         yield part, part, partial(self._load, self.path / part)

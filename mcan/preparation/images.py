@@ -5,6 +5,7 @@ H, W height and width of an image in pixels. The rules are documented in data/FE
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,8 @@ from mcan.preparation.store_writer import ImageRows
 
 MAX_PIXELS = 178_956_970
 """Of an image; more is taken for an attack on memory. The limit of Pillow."""
+_LONGEST = 100
+"""Longest by shortest side. Resizing by the short side would blow up a longer image."""
 
 
 class Resize(NamedTuple):
@@ -36,6 +39,9 @@ class Resize(NamedTuple):
         """New width and height; the aspect ratio is kept up to rounding."""
         scale = min(self.short / min(width, height), self.long / max(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+Resizing = Resize | tuple[int, int] | Callable[[Image.Image], Image.Image] | None
 
 
 class PackedImage(NamedTuple):
@@ -154,11 +160,11 @@ def _open(source: ImageSource) -> Path | BytesIO:
 def read_image(
     source: ImageSource,
     number: Id,
-    resize: Resize | tuple[int, int] | None = None,
+    resize: Resizing = None,
     max_pixels: int = MAX_PIXELS,
 ) -> ImageRows:
-    """Decode and resize (bilinear, antialiased; by a rule, or to a width and height): RGB pixels,
-    and the size (width, height) before resizing, upright as the EXIF data says.
+    """Decode and resize, see `resize_image`: RGB pixels, and the size (width, height) before
+    resizing, upright as the EXIF data says.
 
     Of an animation or a file of several pages the first. Raises `ValueError` if the file is
     damaged, too large, or has values of unknown range.
@@ -184,14 +190,17 @@ def open_rgb(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ValueError(f"not a readable image ({error or type(error).__name__})") from error
 
 
-def resize_image(
-    image: Image.Image, resize: Resize | tuple[int, int] | None = None
-) -> NDArray[np.uint8]:
+def resize_image(image: Image.Image, resize: Resizing = None) -> NDArray[np.uint8]:
     """(3, H, W) of an RGB image, resized (bilinear, antialiased) by a rule or to a width and
-    height."""
-    if resize:
-        new = resize(*image.size) if isinstance(resize, Resize) else resize
+    height, or by an operation of another kind. `ValueError` for an image too narrow for that."""
+    size = image.size
+    if isinstance(resize, tuple):
+        new = resize(*size) if isinstance(resize, Resize) else resize
         image = image.resize(new, Image.Resampling.BILINEAR)
+    elif resize:
+        if max(size) > _LONGEST * min(size):
+            raise ValueError(f"{size[0]} x {size[1]} pixels are too narrow to be cropped")
+        image = resize(image)
     return np.asarray(image).transpose(2, 0, 1)
 
 
