@@ -297,7 +297,7 @@ class Model:
             strides = math.prod(self.config.model.image.stem.strides)
             cells = -(-picture.height // strides), -(-picture.width // strides)
             return {"boxes": cell_boxes(cells), "picture": picture, "size": size or picture.size}
-        parts = [boxes if shape is None else cell_boxes(shape)]
+        parts = [boxes if boxes is not None or shape is None else cell_boxes(shape)]
         if dataset.grid is not None:
             store, index = dataset.grid.find(int(dataset.grid_rows[row]))
             shape = store.image(index)[2]

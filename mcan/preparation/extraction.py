@@ -185,6 +185,9 @@ def _extract(
                     "--batch-size"
                 ) from error
             for number, image, result in zip(numbers, images, results, strict=True):
+                if isinstance(extractor, GridExtractor):
+                    boxes = extractor.cell_boxes(image.size, result.grid_shape)
+                    result = result._replace(boxes=boxes)
                 features = result.features.float().cpu().numpy()
                 boxes = None if result.boxes is None else result.boxes.float().cpu().numpy()
                 found[number] = image._replace(

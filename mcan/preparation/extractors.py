@@ -116,6 +116,24 @@ class GridExtractor(nn.Module):
         shape = int(maps.shape[2]), int(maps.shape[3])
         return [ImageFeatures(rows, grid_shape=shape) for rows in maps.flatten(2).transpose(1, 2)]
 
+    def cell_boxes(self, size: tuple[int, int], shape: tuple[int, int]) -> Tensor | None:
+        """(h · w, 4) the cells of a map of `shape`, as boxes in an image of `size` (width, height),
+        because `transform` may crop it; None if it is None: the cells cover the image."""
+        if self.transform is None:
+            return None
+        how, sides = self.settings["preprocessing"], torch.tensor(size)
+        shown = torch.tensor(how["input_size"][:0:-1])  # width, height
+        scales = (shown / how["crop_pct"]).floor() / sides
+        modes = {"squash": scales, "border": scales.min()}
+        parts = shown / (sides * modes.get(how["crop_mode"], scales.max()))
+        x, y = (
+            (0.5 + part * (torch.arange(count + 1) / count - 0.5)).clamp(0, 1)
+            for part, count in zip(parts, shape[::-1], strict=True)
+        )
+        y1, x1 = torch.meshgrid(y[:-1], x[:-1], indexing="ij")
+        y2, x2 = torch.meshgrid(y[1:], x[1:], indexing="ij")
+        return torch.stack([x1, y1, x2, y2], 2).flatten(0, 1)
+
 
 def _import_timm(backbone: str) -> Any:
     need("timm", backbone)

@@ -127,9 +127,28 @@ def test_another_crop(tmp_path: Path, folder: Path, crop: str) -> None:
     extract = extractor_of(store.made_by, tmp_path / "mine.pth", torch.device("cpu"))
     found = extract(Image.open(folder / "6.png"))
     assert found.grid_shape == (10, 10)
+    np.testing.assert_allclose(found.boxes, store.image(6)[1])
     np.testing.assert_allclose(found.rows, expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(DataError, match="101 x 1 pixels are too narrow to be cropped"):
         extract(Image.new("RGB", (101, 1)))
+
+
+@pytest.mark.parametrize("size", [(300, 200), (100, 250), (90, 90)])
+@pytest.mark.parametrize("crop", [None, "center", "border", "squash"])
+def test_boxes_are_where_the_cells_are(crop: str | None, size: tuple[int, int]) -> None:
+    """In an image whose red says x and whose green says y; bands beside it have no area."""
+    y, x = np.mgrid[: size[1], : size[0]].astype(np.float32)
+    ramps = [255 * (x + 0.5) / size[0], 255 * (y + 0.5) / size[1], 0 * x]
+    extractor = GridExtractor("timm:test_vit", "random", crop=crop)
+    assert extractor.transform is not None
+    seen = extractor.transform(Image.fromarray(np.stack(ramps, 2).round().astype(np.uint8)))
+    middles = np.asarray(seen.reduce(16), np.float64).reshape(100, 3)[:, :2] / 255
+    boxes = extractor.cell_boxes(size, (10, 10)).numpy()
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    whole = areas > 0.99 * areas.max()
+    assert (whole.sum() < 100) == (crop == "border" and size != (90, 90))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    np.testing.assert_allclose(centres[whole], middles[whole], atol=0.01)
 
 
 def test_convolutions_keep_the_aspect_ratio_if_asked(tmp_path: Path, folder: Path) -> None:
