@@ -60,34 +60,49 @@ def test_trained_on_means_the_same_images_and_questions(tmp_path):
     """Neither ids that start again in every split nor names of datasets and splits decide."""
     asked = [Example(n, f"i{n % 2}", f"what is {n}", ["yes"]) for n in range(4)]
     others = [example._replace(image_id=f"j{example.question_id % 2}") for example in asked]
+    reworded = [example._replace(question=f"{example.question}?") for example in asked]
+    swapped = [e._replace(image_id=e.question, question=e.image_id) for e in asked]
     renumbered = [example._replace(question_id=9 + example.question_id) for example in asked]
-    half = [*renumbered[:2], *(e._replace(question_id=e.question_id + 20) for e in others[:2])]
     vocabulary = Vocabulary(build_tokens(["what is"]), ("yes",))
+    counted = {  # split -> its questions, and how many of them are those of train
+        "mine/train": (asked, 4),
+        "mine/val": (others, 0),
+        "mine/reworded": (reworded, 0),
+        "mine/swapped": (swapped, 0),
+        "mine/again": (renumbered, 4),
+        "mine/half": ([*others[:2], *renumbered[:2]], 2),  # cut into other splits
+        "mine/part": (asked[1:], 3),
+        "mine/more": ([*renumbered[::-1], *others], 4),
+        "yours/train": (others[:3], 0),
+    }
     opened = {}
-    for folder, splits in {
-        "mine": {"train": asked, "val": others, "again": renumbered, "half": half},
-        "yours": {"train": others[:3]},
-    }.items():
+    for folder in ("mine", "yours"):
         meta = {"dataset": "custom", "metric": "vqa", "sources": {}}
+        paths = [Path(name) for name in counted if name.startswith(folder)]
+        splits = {path.name: counted[str(path)][0] for path in paths}
         write_prepared(tmp_path / folder, splits, vocabulary, **meta)
         prepared = Prepared.open(tmp_path / folder)
         opened |= {f"{folder}/{name}": prepared.split(name) for name in splits}
     train = opened["mine/train"]
     names = {"dataset": "custom", "split": "train", "questions": 4}
-    ours = {**names, "digest": train.questions_digest, "content": train.digest}
+    older = {**names, "digest": train.questions_digest, "content": train.digest}
     imported = {**names, "digest": "", "content": ""}
 
-    def count(trained: dict[str, Any], name: str) -> int:
-        checkpoint = cast(Checkpoint, SimpleNamespace(trained_on=[trained]))
-        return count_trained_on(checkpoint, prepared, opened[name])
+    def counts(trained: dict[str, Any], keys: Any = None) -> dict[str, int]:
+        keys = None if keys is None else torch.from_numpy(np.sort(keys))
+        made = SimpleNamespace(trained_on=[trained], question_keys=keys)
+        checkpoint = cast(Checkpoint, made)
+        found = {name: count_trained_on(checkpoint, prepared, opened[name]) for name in opened}
+        return {name: count for name, count in found.items() if count}
 
-    assert {name: count(ours, name) for name in opened if count(ours, name)} == {
-        "mine/train": 4,
-        "mine/again": 4,
-    }
-    assert [name for name in opened if count(imported, name)] == ["mine/train", "yours/train"]
+    expected = {name: count for name, (_, count) in counted.items() if count}
+    assert counts(names, train.question_keys) == expected
+    limited = {**expected, "mine/train": 2, "mine/again": 2, "mine/part": 1, "mine/more": 2}
+    assert counts(names, train.first(2).question_keys) == limited
+    assert counts(older) == {"mine/train": 4, "mine/again": 4}
+    assert counts(imported).keys() == {"mine/train", "yours/train"}
     shared = {name: count_shared([train, train], split) for name, split in opened.items()}
-    assert list(shared.values()) == [4, 0, 4, 2, 0]
+    assert shared == {name: count for name, (_, count) in counted.items()}
 
 
 def test_sizes_follow_the_data(lab):
@@ -170,12 +185,12 @@ def test_a_checkpoint_describes_its_run(lab):
         "dataset": "synthetic",
         "split": "train",
         "questions": 44,
-        "digest": split.questions_digest,
         "content": split.digest,
         "stores": {str(lab.data.images): open_store(lab.data.images).digest},
         "made_by": {str(lab.data.images): '{"made_up": true}'},
         "image_shape": [6],
     }
+    assert checkpoint.question_keys.tolist() == sorted(split.question_keys.tolist())
     both = checkpoint_of(config_of(lab, f"data.grid=[{lab.data.grid}]")).trained_on[0]["stores"]
     assert both.keys() == {str(lab.data.images), str(lab.data.grid)}
     model = restore_model(checkpoint, config, dataset_of(config))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcan.data.arrays import Ids, RaggedArray, RaggedBuilder, Text, array_to_ids, map_arrays
+from mcan.data.arrays import Ids, Index, RaggedArray, RaggedBuilder, Text, array_to_ids, map_arrays
 from mcan.errors import DataError, shorten
 from mcan.files import sha256_of
 from mcan.text.vocabulary import Vocabulary, tokenise
@@ -101,10 +101,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.image_index)
 
+    @cached_property
+    def question_keys(self) -> Index:
+        """(Q,) a 64-bit hash of image id and text. Ids of questions may start again in every
+        dataset, so they are not part of it."""
+        images = Text.of(map(str, array_to_ids(self.image_ids))).hashes()
+        return self.questions.hashes() ^ 3 * images[self.image_index]
+
     @property
     def questions_digest(self) -> str:
-        """SHA-256 of images and questions in their order. Ids of questions may start again in
-        every dataset, so they are not part of it."""
+        """SHA-256 of images and questions in their order, which older checkpoints hold."""
         digest = hashlib.sha256("\n".join(map(str, array_to_ids(self.image_ids))).encode())
         for values in (self.image_index, self.questions.values, self.questions.offsets):
             digest.update(values.tobytes())

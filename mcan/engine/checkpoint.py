@@ -50,11 +50,12 @@ class Checkpoint:
 
     `config` the resolved config; `vocabulary` its JSON text and `vocabulary_digest`; `sizes` the
     arguments of `ModelSizes`; `trained_on` gives for each training split its dataset, split,
-    questions, digest, content, stores {path: digest}, made_by {path: text} and image_shape, (D,) of
-    features or (3, H, W) of pixels; `model` and `optimizer` state
-    dictionaries; `loss_since_last_log` [sum, questions] of each process; `best` the best evaluation
-    so far {score, step}; `metrics_bytes` the length of metrics.jsonl; `source` the file that it was
-    read from, which is not written.
+    questions, content (its digest), stores {path: digest}, made_by {path: text} and image_shape,
+    (D,) of features or (3, H, W) of pixels; `question_keys` (Q,) int64, sorted, of all questions
+    trained on, which older checkpoints lack; `model` and `optimizer` state dictionaries;
+    `loss_since_last_log` [sum, questions] of each process; `best` the best evaluation so far
+    {score, step}; `metrics_bytes` the length of metrics.jsonl; `source` the file that it was read
+    from, which is not written.
     """
 
     config: dict[str, Any]
@@ -63,6 +64,7 @@ class Checkpoint:
     sizes: dict[str, int | None]
     trained_on: list[dict[str, Any]]
     model: dict[str, Any]
+    question_keys: torch.Tensor | None = None
     optimizer: dict[str, Any] = field(default_factory=dict)
     position: dict[str, int] = field(default_factory=lambda: vars(Position()))
     loss_since_last_log: list[list[float]] = field(default_factory=list)

@@ -78,3 +78,23 @@ def test_a_mapped_file_gives_fixed_datasets_and_attributes_only(tmp_path: Path) 
 def test_the_id_that_occurs_twice_is_found(ids: list[int | str]) -> None:
     assert first_duplicate(ids_to_array(ids)) == ids[0]
     assert first_duplicate(ids_to_array(ids[1:])) is None
+
+
+@given(st.lists(st.text(max_size=20)))
+def test_hashes_are_those_that_checkpoints_hold(strings) -> None:
+    """One string at a time, in Python's integers."""
+    expected = []
+    for content in map(str.encode, strings):
+        value = len(content)
+        for start in range(0, len(content), 8):
+            word = content[start : start + 8].rjust(8, b"\0")
+            value = (value ^ int.from_bytes(word, "little")) * 0x9E3779B97F4A7C15 % 2**64
+            value ^= value >> 32
+        expected.append(value - 2**64 if value >= 2**63 else value)
+    assert Text.of(strings).hashes().tolist() == expected
+
+
+def test_hashes_of_similar_strings_differ() -> None:
+    digits = [f"is it {number}?" for number in range(50_000)]
+    zeros = ["\0" * count for count in range(50)]
+    assert len(np.unique(Text.of(digits + zeros).hashes())) == 50_050
