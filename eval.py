@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
 import re
+from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from pathlib import Path
 
 from mcan.build import (
@@ -19,11 +21,13 @@ from mcan.build import (
     unknown_stores,
 )
 from mcan.config import Config, flatten
+from mcan.config.schema import DataConfig
 from mcan.console import positive
 from mcan.data.prepared import Prepared
+from mcan.data.store import open_store
 from mcan.engine.checkpoint import Checkpoint, open_checkpoint
 from mcan.engine.processes import Processes, processes
-from mcan.errors import RunError, command
+from mcan.errors import DataError, RunError, command
 from mcan.evaluation.results import (
     METRICS_FILE,
     PREDICTIONS_FILE,
@@ -48,62 +52,38 @@ _SHARED = (
 _OVERRIDE = re.compile(r"[\w.]+=")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parse() -> Namespace:
+    parser = ArgumentParser(
         description="Predict the answers of a split with a trained model, score them, and write "
         "predictions.json and metrics.json. Several runs or checkpoints are an ensemble: their "
         "probabilities are averaged.",
         epilog="A checkpoint holds its config and vocabulary; overrides such as data.prepared=... "
         "say where the data is now.",
     )
-    parser.add_argument(
-        "arguments",
-        metavar="RUN_OR_CHECKPOINT | key=value",
-        nargs="+",
-        help="run folder or .pt file; key=value changes a key of the stored config",
+    add, targets = parser.add_argument, "RUN_OR_CHECKPOINT | key=value"
+    meaning = "run folder or .pt file; key=value changes a key of the stored config"
+    add("arguments", metavar=targets, nargs="+", help=meaning)
+    add("--split", help="split to evaluate (default: the config's data.evaluate)")
+    meaning = (
+        "which checkpoint of a run (default: last, as the paper's protocol; best is chosen on "
+        "data.evaluate, so do not report it on that split)"
     )
-    parser.add_argument("--split", help="split to evaluate (default: the config's data.evaluate)")
-    parser.add_argument(
-        "--checkpoint",
-        choices=("last", "best"),
-        default="last",
-        help="which checkpoint of a run (default: last, as the paper's protocol; best is chosen on "
-        "data.evaluate, so do not report it on that split)",
+    add("--checkpoint", choices=("last", "best"), default="last", help=meaning)
+    meaning = (
+        "folder for the two files, which must not be there yet; an ensemble needs it (default: a "
+        "folder in predictions/ of the run or beside the checkpoint, rewritten; other questions or "
+        "images than those of the stored config have a folder of their own there, data_...)"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="folder for the two files, which must not be there yet; an ensemble needs it "
-        "(default: a folder in predictions/ of the run or beside the checkpoint, rewritten)",
-    )
-    parser.add_argument(
-        "--top",
-        action="store_true",
-        help=f"also write the first {TOP} answers with their probabilities",
-    )
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="also write question, image, human answers and score of each question",
-    )
-    parser.add_argument(
-        "--worst",
-        type=positive,
-        metavar="N",
-        help="print the N mistakes (score 0) with the highest probability",
-    )
-    parser.add_argument(
-        "--submission",
-        type=Path,
-        metavar="FILE.json",
-        help="also write what the evaluation server takes: [{question_id, answer}], integer ids",
-    )
-    parser.add_argument(
-        "--questions",
-        type=Path,
-        metavar="FILE",
-        help="the question file of the submission (default: all questions of the split)",
-    )
+    add("--output", type=Path, help=meaning)
+    add("--top", action="store_true", help=f"also write the {TOP} best answers and probabilities")
+    meaning = "also write question, image, human answers and score of each question"
+    add("--full", action="store_true", help=meaning)
+    meaning = "print the N mistakes (score 0) with the highest probability"
+    add("--worst", type=positive, metavar="N", help=meaning)
+    meaning = "also write what the evaluation server takes: [{question_id, answer}], integer ids"
+    add("--submission", type=Path, metavar="FILE.json", help=meaning)
+    meaning = "the question file of the submission (default: all questions of the split)"
+    add("--questions", type=Path, metavar="FILE", help=meaning)
     return parser.parse_intermixed_args()
 
 
@@ -148,11 +128,7 @@ def check_together(members: list[Checkpoint], configs: list[Config]) -> None:
 
 
 def evaluate(
-    members: list[Checkpoint],
-    configs: list[Config],
-    split: str,
-    args: argparse.Namespace,
-    job: Processes,
+    members: list[Checkpoint], configs: list[Config], split: str, args: Namespace, job: Processes
 ) -> None:
     """Predict on all processes; on the first, score, write the files and print the table."""
     config, sources = configs[0], [str(member.source) for member in members]
@@ -165,16 +141,15 @@ def evaluate(
     seen = max(count_trained_on(member, prepared, dataset.splits[0]) for member in members)
     if seen:
         job.print_once(
-            f"warning: {', '.join(sources)}: trained on {seen:,} of these questions; the accuracy "
-            "says nothing about new data"
+            f"warning: {', '.join(sources)}: trained on {seen:,} of these {len(dataset):,} "
+            "questions (same image id and text); their accuracy says nothing about new data"
         )
     for member in members:
         for warning in unknown_stores(member, (*stores[0], *stores[1])):
             job.print_once(f"warning: {warning}")
-    models = [
-        restore_model(member, its, dataset).to(job.device)
-        for member, its in zip(members, configs, strict=True)
-    ]
+    pairs = zip(members, configs, strict=True)
+    models = [restore_model(member, its, dataset).to(job.device) for member, its in pairs]
+    folder = args.output or default_folder(members[0], config, split)
     metric = config.evaluation.metric or prepared.metric
     scorer = Scorer(dataset, metric, vocabulary.answers)
     asked, where = [], str(args.questions or f"the split {split}")
@@ -184,19 +159,14 @@ def evaluate(
             asked = list(by_question_id(read_questions(args.questions), args.questions))
         # With empty answers, before the work: what the server takes depends on ids alone.
         submission([{"question_id": i, "answer": ""} for i in ids], asked, where)
-    predictions = predict_over_processes(
-        answer_probabilities(models, config.train.loss),
-        dataset,
-        config,
-        job,
-        top=min(TOP, len(vocabulary.answers)) if args.top else 1,
-    )
+    score = answer_probabilities(models, config.train.loss)
+    top = min(TOP, len(vocabulary.answers)) if args.top else 1
+    predictions = predict_over_processes(score, dataset, config, job, top)
     if predictions is None:  # the first process reports
         return
     scores = scorer.scores(predictions) if scorer.possible else None
     entries = prediction_entries(dataset, predictions, vocabulary.answers, args.top)
     details = question_details(dataset, scores) if args.full or args.worst else []
-    folder = args.output or default_folder(members[0], split)
     full = [entry | detail for entry, detail in zip(entries, details, strict=bool(details))]
     save_text(folder / PREDICTIONS_FILE, json.dumps(full if args.full else entries) + "\n")
     if args.submission is not None:
@@ -207,8 +177,12 @@ def evaluate(
             "metric": metric,
             "precision": config.evaluation.precision,
             "upper_bound": scorer.upper_bound(),
+            "dataset": prepared.dataset,
+            "prepared": str(prepared.folder),
             "split": split,
+            "digest": prepared.digest(split),
             "limit": config.data.limit,
+            "stores": {str(store.path): store.digest for group in stores for store in group},
             "checkpoints": sources,
             "steps": [member.position["step"] for member in members],
             "trained_on_questions": seen,
@@ -217,8 +191,8 @@ def evaluate(
         part = f" (first {len(dataset):,} questions: data.limit)" if config.data.limit else ""
         print(f"{', '.join(sources)} on {split}{part}, metric {metric}\n")
         print(accuracy_table(metrics, dataset.answer_types, dataset.question_types))
-        best = f"{metrics['upper_bound']:.2f} %"
-        print(f"\nbest possible with {len(vocabulary.answers):,} answers: {best}")
+        best = f"best possible with {len(vocabulary.answers):,} answers"
+        print(f"\n{best}: {metrics['upper_bound']:.2f} %")
         if args.worst:
             print(f"\n{list_mistakes(full, predictions, args.worst)}\n")
     else:
@@ -228,13 +202,29 @@ def evaluate(
         print(f"written: {args.submission} ({len(entries):,} answers)")
 
 
-def default_folder(checkpoint: Checkpoint, split: str) -> Path:
-    """In the run; for a checkpoint that lies elsewhere, beside it and under its name."""
+def default_folder(checkpoint: Checkpoint, config: Config, split: str) -> Path:
+    """In the run; for a checkpoint that lies elsewhere, beside it and under its name.
+
+    Other data than that of the stored config is part of the folder's name, so that its result
+    replaces no other.
+    """
     path = checkpoint.source or Path()
+    name = f"{path.stem}_{split}"
     if path.parent.name == "checkpoints":
-        step = checkpoint.position["step"]
-        return path.parent.parent / "predictions" / f"{split}_step_{step:08d}"
-    return path.parent / "predictions" / f"{path.stem}_{split}"
+        path, name = path.parent, f"{split}_step_{checkpoint.position['step']:08d}"
+    own, here = stored_config(checkpoint).data, config.data
+    digest = _digest(here, split)
+    with suppress(DataError):  # what the stored config names may have moved
+        if own.limit != here.limit or _digest(own, split) != digest:
+            name = f"data_{digest}_{name}"
+    return path.parent / "predictions" / name
+
+
+def _digest(data: DataConfig, split: str) -> str:
+    """8 digits that stand for questions and images, wherever they are."""
+    stores = [open_store(path).digest for path in (*data.images, *data.grid)]
+    content = [Prepared.open(data.prepared).digest(split), data.limit, stores]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
 if __name__ == "__main__":

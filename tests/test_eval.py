@@ -15,6 +15,7 @@ import pytest
 import torch
 from runs import ROOT, Lab, at_call, contents, load, make_lab, metrics_of, program, save_sealed
 from test_train import refused
+from vqa_toys import examples_of
 
 from mcan.batch import Image, Question
 from mcan.build import build_model, unknown_stores
@@ -205,8 +206,54 @@ def test_overlap_is_reported_and_recorded(lab, tmp_path):
         result = lab.eval("runs/run", *args)
         assert result.status == 0, result.err
         (warning,) = [line for line in result.err.splitlines() if line.startswith("warning")]
-        assert "step_00000018.pt: trained on 44 of these questions; the accuracy says" in warning
+        assert "step_00000018.pt: trained on 44 of these 44 questions (same image id" in warning
         assert written(tmp_path / split)["metrics"]["trained_on_questions"] == 44
+
+
+def test_questions_cut_into_other_splits_are_counted(lab, tmp_path):
+    """Prepared again: the new val has 15 questions of the old train, and the old val."""
+    prepared = Prepared.open(lab.folder / "prepared")
+    train, val = (examples_of(prepared.split(name)) for name in ("train", "val"))
+    again = [e._replace(question_id=n) for n, e in enumerate([*val, *train[::-1][:15]])]
+    write_prepared(tmp_path / "again", {"val": again}, prepared.vocabulary, **OTHER)
+    arguments = ["runs/run", f"data.prepared={tmp_path}/again", "--output"]
+    result = lab.eval(*arguments, str(tmp_path / "out"))
+    assert "trained on 15 of these 26 questions (same image id and text); th" in result.err
+    assert written(tmp_path / "out")["metrics"]["trained_on_questions"] == 15
+    assert lab.eval(*arguments, str(tmp_path / "limited"), "data.limit=12").status == 0
+    assert written(tmp_path / "limited")["metrics"]["trained_on_questions"] == 1
+
+
+def test_other_data_than_the_runs_has_a_folder_of_its_own(lab, tmp_path):
+    """The same data elsewhere is the run's; metrics.json says what was evaluated."""
+    shutil.copytree(lab.run("run"), lab.run("kept"))
+    shutil.rmtree(lab.run("kept") / "predictions", ignore_errors=True)
+    shutil.copytree(lab.folder / "prepared", tmp_path / "moved")
+    make_synthetic(tmp_path / "other", images=10, feature_dim=6, seed=1, splits=("val",))
+    folder, found = lab.run("kept") / "predictions", {}
+    for overrides in (
+        [],
+        [f"data.prepared={tmp_path}/moved"],
+        ["data.limit=5"],
+        [f"data.images=[{tmp_path}/other/images.h5]"],
+        [f"data.prepared={tmp_path}/other/prepared"],
+    ):
+        before = contents(folder)
+        result = lab.eval("runs/kept", *overrides)
+        assert result.status == 0, result.err
+        name = Path(result.out.splitlines()[-1].removeprefix("written: ")).name
+        own = not overrides or "moved" in overrides[0]
+        assert re.fullmatch(STEP if own else rf"data_[0-9a-f]{{8}}_{STEP}", name)
+        if not own:
+            assert contents(folder).items() > before.items()
+        found[name] = written(folder / name)["metrics"]
+    own, limited, images, other = found.values()
+    assert own["prepared"] == f"{tmp_path}/moved"
+    assert own["digest"] == Prepared.open(lab.folder / "prepared").digest("val")
+    assert own["stores"] == {"images.h5": open_store(lab.folder / "images.h5").digest}
+    assert (limited["n"], limited["limit"], limited["digest"]) == (5, 5, own["digest"])
+    assert images["stores"] != own["stores"]
+    assert (other["dataset"], other["digest"] != own["digest"]) == ("synthetic", True)
 
 
 def test_checkpoint_moved_elsewhere(lab, tmp_path):
