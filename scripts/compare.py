@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,10 @@ from mcan.evaluation.comparison import (
     difference_table,
     differences,
     list_changed,
-    outcomes,
     signed,
 )
 from mcan.evaluation.metrics import METRICS, accuracies, percentage
-from mcan.evaluation.results import PREDICTIONS_FILE, read_results
+from mcan.evaluation.results import METRICS_FILE, PREDICTIONS_FILE, read_results
 from mcan.files import refuse_existing, save_text
 
 SHOWN = 10
@@ -43,26 +43,23 @@ def parse() -> argparse.Namespace:
         epilog="At 95 %, 5 in 100 intervals exclude zero without a real difference; those of fewer "
         "than about 30 questions or 10 seeds are too narrow.",
     )
-    described = (
+    add = parser.add_argument
+    meaning = (
         "a run folder (its evaluation at the latest step counts), or a folder with a "
         f"{PREDICTIONS_FILE} of eval.py; key=value changes a key of the runs' configs: "
         "data.prepared=... says where the data is now"
     )
-    parser.add_argument("runs", metavar="RUN | key=value", nargs="*", help=described)
+    add("runs", metavar="RUN | key=value", nargs="*", help=meaning)
     for name in ("--a", "--b"):
-        group = f"the runs of group {name[2:].upper()}, one of each seed"
-        parser.add_argument(name, metavar="RUN", nargs="+", default=[], help=group)
-    parser.add_argument("--split", help="split to compare (default: data.evaluate of A)")
-    parser.add_argument("--metric", choices=METRICS, help="default: as eval.py for A")
-    parser.add_argument(
-        "--by",
-        choices=("question", "image"),
-        default="question",
-        help="resample questions (default), or images with all their questions",
-    )
-    percent = "of the intervals, in %% (default: 95)"
-    parser.add_argument("--confidence", type=int, choices=(90, 95, 99), default=95, help=percent)
-    parser.add_argument("--json", type=Path, help="write everything, with all changed questions")
+        meaning = f"the runs of group {name[2:].upper()}, one of each seed"
+        add(name, metavar="RUN", nargs="+", default=[], help=meaning)
+    add("--split", help="split to compare (default: data.evaluate of A)")
+    add("--metric", choices=METRICS, help="default: as eval.py for A")
+    meaning = "resample questions (default), or images with all their questions"
+    add("--by", choices=("question", "image"), default="question", help=meaning)
+    meaning = "of the intervals, in %% (default: 95)"
+    add("--confidence", type=int, choices=(90, 95, 99), default=95, help=meaning)
+    add("--json", type=Path, help="write everything, with all changed questions")
     args = parser.parse_intermixed_args()
     args.overrides = list(filter(_OVERRIDE.match, [*args.runs, *args.a, *args.b]))
     runs, *groups = (
@@ -84,12 +81,16 @@ def main() -> None:
     name = args.split or config.data.evaluate
     if name is None:
         raise RunError(f"{groups[0][0]}: the config has no data.evaluate; use --split")
-    prepared = Prepared.open(config.data.prepared)
+    moved = any(text.startswith("data.prepared=") for text in args.overrides)
+    read_split(groups[0][0], config, name, moved)  # fails before predictions are asked for
+    folders = [[find_predictions(target, name) for target in group] for group in groups]
+    pairs = zip(chain(*groups), chain(*folders), strict=True)
+    splits = {folder: read_split(folder, configs[run], name, moved) for run, folder in pairs}
+    split = same_questions(splits)
+    prepared = Prepared.open(split.path.parent)
     metric: str = args.metric or config.evaluation.metric or prepared.metric
-    split = read_split(configs.values(), name)
     ids, where = array_to_ids(split.question_ids), f"split {name} of {prepared.folder}"
     humans = list(split.human_answers)
-    folders = [[find_predictions(target, name) for target in group] for group in groups]
     answers_a, answers_b = (
         [read_results(folder / PREDICTIONS_FILE, ids, where) for folder in group]
         for group in folders
@@ -104,7 +105,9 @@ def main() -> None:
     images = split.image_index if args.by == "image" else None
     rows = differences(scores_a, scores_b, split, images, args.confidence, resamples)
     changed = changed_questions(answers_a, answers_b, scores_a, scores_b, split)
-    counts = outcomes(changed, len(split))
+    better = sum(item["change"] > 0 for item in changed)
+    counts = {"better with B": better, "worse with B": len(changed) - better}
+    counts["equal"] = len(split) - len(changed)
     if args.json:
         record = {
             "a": list(map(str, folders[0])),
@@ -125,8 +128,9 @@ def main() -> None:
         print(f"{label}: {', '.join(map(str, group))}")
     drawn = f"{args.by}s" if len(by_seed) == 1 else f"{args.by}s and {len(by_seed)} seeds"
     print(f"split {name}, metric {metric}; {resamples:,} resamples of {drawn}\n")
+    if split.changed:  # cut by data.limit
+        print(f"A and B answer {coverage(split)}")
     print(difference_table(rows, args.confidence))
-    print("* the interval excludes zero")
     print(f"B - A by seed: {', '.join(map(signed, by_seed))}")
     if len(by_seed) == 1:
         print("one seed: the intervals do not cover the randomness of training; see --a and --b")
@@ -171,19 +175,42 @@ def pair_by_seed(
     return pairs
 
 
-def read_split(configs: Iterable[Config], name: str) -> Split:
-    """The split of the first config; `DataError` if that of another has other questions."""
-    sources = dict.fromkeys((config.data.prepared, config.data.limit) for config in configs)
-    opened = ((Prepared.open(path).split(name), limit) for path, limit in sources)
-    split, *others = (each.first(limit) if limit else each for each, limit in opened)
-    for theirs in others:
-        # Their ids are compared with those of the predictions.
-        if list(theirs.questions) != list(split.questions):
-            reason = "compare runs on the same questions, with the same data.limit"
-            raise DataError(f"{theirs.path}: other questions than in {split.path}; {reason}")
+def read_split(folder: Path, config: Config, name: str, moved: bool) -> Split:
+    """The questions of a result: those that its metrics.json states, else those of the config.
+
+    Prepared data that has `moved` is where the config says.
+    """
+    path, prepared, limit = folder / METRICS_FILE, config.data.prepared, config.data.limit
+    if path.is_file():
+        try:
+            stated = json.loads(path.read_bytes())
+            limit = stated["limit"]
+            prepared = prepared if moved else stated.get("prepared", prepared)
+        except (ValueError, TypeError, LookupError) as error:
+            raise RunError(f"{path}: not what eval.py wrote") from error
+    split = Prepared.open(prepared).split(name)
     if not split.human_answers.complete:
         raise DataError(f"{split.path}: questions without human answers to score against")
+    return split.first(limit) if limit else split
+
+
+def same_questions(splits: Mapping[Path, Split]) -> Split:
+    """The split of the first result; `DataError` if another result has other questions."""
+    (first, split), *others = splits.items()
+    for folder, theirs in others:
+        # Their ids are compared with those of the predictions.
+        if not np.array_equal(theirs.question_keys, split.question_keys):
+            raise DataError(
+                f"{folder} answers {coverage(theirs)}, {first} {coverage(split)}; compare results "
+                "on the same questions, with the same data.limit"
+            )
     return split
+
+
+def coverage(split: Split) -> str:
+    total = Prepared.open(split.path.parent).meta["splits"][split.name]["questions"]
+    part = f"only the first {len(split):,} (data.limit)" if len(split) < total else "all"
+    return f"{part} of the {total:,} questions of {split.path}"
 
 
 def find_predictions(target: Path, split: str) -> Path:
@@ -196,6 +223,8 @@ def find_predictions(target: Path, split: str) -> Path:
     )
     if folder is None:
         advice = f"make one with eval.py {target} --split {split}"
+        if others := sorted((target / "predictions").glob(f"data_*_{split}_step_*")):
+            advice += f", or name a result on other data or with data.limit: {shorten(others)}"
         raise RunError(f"{target}: no evaluation of {split} in predictions/; {advice}")
     return folder
 

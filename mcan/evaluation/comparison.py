@@ -11,6 +11,7 @@ N questions, M units that are resampled, K distinct units, S seeds: pairs of run
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
@@ -72,6 +73,7 @@ class Difference(NamedTuple):
     kind: str  # overall, answer type or question type
     name: str  # of the type
     questions: int
+    differ: int  # questions that A and B answer better or worse, with any seed
     accuracy_a: float
     accuracy_b: float
     difference: float
@@ -100,7 +102,8 @@ def differences(
         of_a, of_b = fmean(map(percentage, a)), fmean(map(percentage, b))
         drawn = None if clusters is None else clusters[rows]
         interval = bootstrap_interval(100 * (b - a), drawn, confidence, resamples)
-        found.append(Difference(kind, name, int(rows.sum()), of_a, of_b, of_b - of_a, interval))
+        counts = int(rows.sum()), int((b - a).round(_DECIMALS).any(0).sum())
+        found.append(Difference(kind, name, *counts, of_a, of_b, of_b - of_a, interval))
     return found
 
 
@@ -131,24 +134,25 @@ def changed_questions(
     return found
 
 
-def outcomes(changed: Sequence[dict[str, Any]], questions: int) -> dict[str, int]:
-    """How many of all `questions` B answers better than A, worse, and equally well."""
-    better, equal = sum(item["change"] > 0 for item in changed), questions - len(changed)
-    return {"better with B": better, "worse with B": len(changed) - better, "equal": equal}
-
-
 def difference_table(rows: Sequence[Difference], confidence: float) -> str:
-    """The differences as a text table, with `*` if the interval excludes zero."""
-    lines = [["", "questions", "A %", "B %", "B - A", f"{confidence:g} % interval", ""]]
+    """The differences as a text table with a legend.
+
+    `few` marks intervals that rest on so few questions that an exact sign test could not exclude
+    zero, even if all of them changed the same way; they get no `*`.
+    """
+    needed = math.ceil(1 - math.log2(1 - confidence / 100))  # 2 · 0.5^n at most 1 - confidence
+    lines = [["", "questions", "differ", "A %", "B %", "B - A", f"{confidence:g} % interval", ""]]
     for row in rows:
         label = row.kind if row.kind == "overall" else f"{row.kind}: {row.name or '(none)'}"
         values = [f"{row.accuracy_a:.2f}", f"{row.accuracy_b:.2f}", signed(row.difference)]
-        ends, star = "-", ""
+        ends, mark = "-", ""
         if row.interval is not None:
             low, high = row.interval
-            ends, star = f"[{signed(low)}, {signed(high)}]", "*" if low > 0 or high < 0 else ""
-        lines.append([label, f"{row.questions:,}", *values, ends, star])
-    return align(lines)
+            ends, mark = f"[{signed(low)}, {signed(high)}]", "*" if low > 0 or high < 0 else ""
+        mark = mark if row.differ >= needed else "few"
+        lines.append([label, f"{row.questions:,}", f"{row.differ:,}", *values, ends, mark])
+    legend = f"few: fewer than {needed} questions differ, so the interval says nothing"
+    return f"{align(lines)}\n* the interval excludes zero; {legend}"
 
 
 def signed(value: float) -> str:

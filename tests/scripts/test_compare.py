@@ -141,9 +141,11 @@ def test_what_is_printed(lab):
     assert lines[0] == f"A: runs/a/predictions/{STEP}"
     assert lines[1] == f"B: runs/b/predictions/{STEP}"
     assert lines[2] == "split val, metric vqa; 10,000 resamples of questions"
-    assert " ".join(lines[4].split()) == "questions A % B % B - A 90 % interval"
-    assert lines[5].split()[:5] == ["overall", "6", "48.33", "76.67", "+28.33"]
-    assert " ".join(lines[6].split()) == "answer type: number 1 90.00 100.00 +10.00 -"
+    assert " ".join(lines[4].split()) == "questions differ A % B % B - A 90 % interval"
+    assert lines[5].split()[:6] == ["overall", "6", "4", "48.33", "76.67", "+28.33"]
+    assert lines[5].endswith("few")
+    assert " ".join(lines[6].split()) == "answer type: number 1 1 90.00 100.00 +10.00 - few"
+    assert "few: fewer than 5 questions differ, so the interval says nothing" in result.out
     assert any(line.startswith("one seed: the intervals do not cover") for line in lines)
     assert "better with B: 3, worse with B: 1, equal: 2" in lines
     assert result.out.endswith(
@@ -165,7 +167,9 @@ def test_ten_questions_are_printed_and_all_are_written(lab):
     assert "changed, 10 of 13:" in result.out
     assert "q9  Is it 9?" in result.out
     assert "q10" not in result.out
-    assert re.search(r"overall +13 +0.00 +100.00 +\+100.00 +\[\+100.00, \+100.00\]  \*", result.out)
+    assert re.search(
+        r"overall +13 +13 +0.00 +100.00 +\+100.00 +\[\+100.00, \+100.00\]  \*", result.out
+    )
     changed = json.loads((lab.folder / "all.json").read_text())["changed"]
     assert len(changed) == 13
     assert changed[12] == {
@@ -204,6 +208,38 @@ def test_folders_of_predictions(lab):
     assert found == {**whole, "a": ["lone"], "b": ["apart"]}
     shutil.copy(lab.folder / "apart" / "predictions.json", lab.folder / "runs" / "b")
     assert compared(lab, "runs/a", "runs/b") == {**whole, "b": ["runs/b"]}
+
+
+def test_results_say_what_they_answer(lab):
+    """In metrics.json: the first questions only, or other data with the same ids."""
+
+    def result(name: str, answers: dict[int, str], **metrics: Any) -> str:
+        folder = lab.folder / "runs" / name[0] / "predictions" / f"data_{name}_{STEP}"
+        predict(folder, answers)
+        (folder / "metrics.json").write_text(json.dumps({"limit": None, **metrics}))
+        return str(folder.relative_to(lab.folder))
+
+    five = [dict(list(answers.items())[:5]) for answers in (ANSWERS_A, ANSWERS_B)]
+    a, b = (result(f"{name}5", given, limit=5) for name, given in zip("ab", five, strict=True))
+    found = compare(lab, a, b)
+    answers = "answer only the first 5 (data.limit) of the 6 questions of prepared/val.h5"
+    assert f"A and B {answers}\n" in found.out
+    (line,) = compare(lab, a, "runs/b").errors()
+    assert f"val_step_00000018 answers all of the 6 questions of prepared/val.h5, {a} " in line
+    reworded = [example._replace(question=f"{example.question}?") for example in EXAMPLES]
+    prepare(lab.folder / "other", {"val": reworded})
+    other = [
+        result(f"{name}0", answers, prepared="other")
+        for name, answers in (("a", ANSWERS_A), ("b", ANSWERS_B))
+    ]
+    whole = compared(lab, "runs/a", "runs/b")
+    assert compared(lab, *other)["differences"] == whole["differences"]
+    assert compared(lab, *other)["prepared"] == "other"
+    assert compared(lab, *other, "data.prepared=prepared")["prepared"] == "prepared"
+    assert "of other/val.h5" in compare(lab, "runs/a", other[1]).err
+    shutil.rmtree(lab.folder / "runs" / "a" / "predictions" / STEP)
+    (line,) = compare(lab, "runs/a", "runs/b").errors()
+    assert f"or name a result on other data or with data.limit: {other[0]}, {a}" in line
 
 
 def test_data_moved_and_prepared_twice(lab):
@@ -249,6 +285,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     make_run(runs / "c_1", ANSWERS_A, seed=1)
     make_run(runs / "c_limited", ANSWERS_B, limit=5)
     predict(folder / "lone", ANSWERS_B)
+    predict(folder / "other", ANSWERS_B)
+    (folder / "other" / "metrics.json").write_text("[]")
     (folder / "there.json").write_text("mine")
     return Lab(folder)
 
@@ -260,19 +298,20 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         ("runs/a runs/c_unevaluated", r"c_unevaluated: no evaluation of val in predictions/"),
         ("runs/a runs/b --split tset", r"no split 'tset'; there is val, test"),
         ("runs/c_no_split runs/a", r"c_no_split: the config has no data.evaluate; use"),
-        ("runs/a runs/c_reworded", r"reworded/val.h5: other questions than in prepared/val.h5"),
+        ("runs/a runs/c_reworded", r"c_reworded/.* answers all of the 6 .* of reworded/val.h5, ru"),
         ("runs/a runs/b --split test", r"test.h5: questions without human answers to score agains"),
         ("runs/a runs", r"runs: no evaluation of val in predictions/; make one with eval.py"),
         ("runs/a runs/b runs/b", r"name two runs, RUN RUN, or two groups, --a RUN"),
         ("runs/a runs/b --json there.json", r"there.json: exists; choose another --json"),
-        ("runs/a runs/c_limited", r"other questions than in .* with the same data.limit"),
+        ("runs/a runs/c_limited", r"c_limited/.* answers only the first 5 \(data.limit\) of "),
         ("--a runs/a", r"name two runs, RUN RUN, or two groups"),
         ("runs/a runs/b --a runs/a --b runs/b", r"name two runs, RUN RUN, or two groups"),
         ("--a runs/a runs/c_1 --b runs/b", r"the seeds of A are 0, 1, those of B 0; runs are p"),
         ("--a runs/a runs/b --b runs/b_1 runs/c_1", r"the seeds of A are 0, 0, those of B 1, 1"),
         ("--a runs/a runs/a --b runs/b runs/b", r"the seeds of A are 0, 0, those of B 0, 0"),
         ("--a runs/a lone --b runs/b runs/b_1", r"lone: not in a run folder, so its seed is"),
-        ("--a runs/a runs/c_1 --b runs/c_reworded runs/b_1", r"other questions than in prepared"),
+        ("--a runs/a runs/c_1 --b runs/c_reworded runs/b_1", r"c_reworded/.* of reworded/val.h5"),
+        ("runs/a other", r"other/metrics.json: not what eval.py wrote"),
         ("lone lone", r"lone and lone are not in run folders: data.prepared is missing"),
     ],
 )
