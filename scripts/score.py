@@ -12,7 +12,7 @@ import numpy as np
 
 from mcan.data.arrays import array_to_ids
 from mcan.data.prepared import Categories, Prepared
-from mcan.errors import DataError, command
+from mcan.errors import DataError, RunError, command
 from mcan.evaluation.metrics import METRICS, accuracies, summarise_scores
 from mcan.evaluation.results import accuracy_table, name_ids, read_results
 from mcan.files import refuse_existing, save_text
@@ -21,11 +21,11 @@ from mcan.preparation.questions import by_question_id, read_annotations, read_qu
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Accuracy of a result file, a JSON list of {question_id, answer}, overall, per "
+        description="Accuracy of result files, JSON lists of {question_id, answer}, overall, per "
         "answer type and per question type.",
         epilog="Files may be plain, .gz, or a member of a zip archive (archive.zip/name.json).",
     )
-    parser.add_argument("results", metavar="RESULTS.json", type=Path)
+    parser.add_argument("results", metavar="RESULTS.json", type=Path, nargs="+")
     parser.add_argument("--annotations", type=Path, required=True, help="in the VQA layout")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--questions", type=Path, help="score only these; all must be annotated")
@@ -33,8 +33,11 @@ def parse() -> argparse.Namespace:
     chosen.add_argument("--split", nargs=2, metavar=("PREPARED", "SPLIT"), help=meaning)
     meaning = "default: that of PREPARED, else vqa"
     parser.add_argument("--metric", choices=METRICS, help=meaning)
-    parser.add_argument("--output", type=Path, help="write the metrics as JSON")
-    return parser.parse_args()
+    parser.add_argument("--output", type=Path, help="write the metrics of one file as JSON")
+    args = parser.parse_args()
+    if args.output and len(args.results) > 1:
+        raise RunError(f"--output takes the metrics of one file, not of {len(args.results)}")
+    return args
 
 
 def main() -> None:
@@ -53,14 +56,18 @@ def main() -> None:
     if unknown := [i for i in ids if i not in annotations]:
         raise DataError(f"{args.annotations}: {name_ids(unknown)} of {where} not annotated")
     metric = args.metric or metric
-    predictions = read_results(args.results, ids, where)
     given = [annotations[i] for i in ids]
-    answer_types = _types([annotation.answer_type for annotation in given])
-    question_types = _types([annotation.question_type for annotation in given])
-    scores = accuracies(metric, predictions, [annotation.answers for annotation in given])
-    metrics = {**summarise_scores(scores, answer_types, question_types), "metric": metric}
-    print(f"{args.results}, metric {metric}\n")
-    print(accuracy_table(metrics, answer_types, question_types))
+    humans = [annotation.answers for annotation in given]
+    types = (
+        _types([annotation.answer_type for annotation in given]),
+        _types([annotation.question_type for annotation in given]),
+    )
+    tables = []
+    for path in args.results:
+        scores = accuracies(metric, read_results(path, ids, where), humans)
+        metrics = {**summarise_scores(scores, *types), "metric": metric}
+        tables.append(f"{path}, metric {metric}\n\n{accuracy_table(metrics, *types)}")
+    print("\n\n".join(tables))
     if args.output:
         save_text(args.output, json.dumps(metrics, indent=2) + "\n")
 

@@ -52,6 +52,18 @@ def test_scores_by_hand(files):
     assert "96.67" in printed
 
 
+def test_several_files(files):
+    """One table each, and no file for them all."""
+    (files / "more.json").write_text((files / "results.json").read_text())
+    arguments = ["results.json", "more.json", "--annotations", "annotations.json.gz"]
+    printed = Lab(files).execute("scripts/score", arguments).out
+    first, second = printed.rstrip("\n").split("\n\nmore.json, metric vqa\n")
+    assert first == f"results.json, metric vqa\n{second}"
+    (line,) = Lab(files).execute("scripts/score", [*arguments, "--output", "x.json"]).errors()
+    assert line == "error: --output takes the metrics of one file, not of 2"
+    assert not (files / "x.json").exists()
+
+
 def test_metric_before_2021_keeps_the_case_of_human_answers(files):
     # "Blue." loses its full stop but not its capital there, so "blue" matches nobody.
     assert score(files, "--metric", "vqa_pre2021")[1]["overall"] == pytest.approx(190 / 3)
