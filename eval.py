@@ -60,9 +60,9 @@ def parse() -> Namespace:
         epilog="A checkpoint holds its config and vocabulary; overrides such as data.prepared=... "
         "say where the data is now.",
     )
-    add, targets = parser.add_argument, "RUN_OR_CHECKPOINT | key=value"
+    add = parser.add_argument
     meaning = "run folder or .pt file; key=value changes a key of the stored config"
-    add("arguments", metavar=targets, nargs="+", help=meaning)
+    add("arguments", metavar="RUN_OR_CHECKPOINT | key=value", nargs="+", help=meaning)
     add("--split", help="split to evaluate (default: the config's data.evaluate)")
     meaning = (
         "which checkpoint of a run (default: last, as the paper's protocol; best is chosen on "
@@ -119,12 +119,11 @@ def check_together(members: list[Checkpoint], configs: list[Config]) -> None:
         if first.vocabulary_digest != other.vocabulary_digest:
             raise RunError(f"{other.source} has another vocabulary than {first.source}")
         its = flatten(config.model_dump())
-        for key in _SHARED:
-            if ours[key] != its[key]:
-                raise RunError(
-                    f"{other.source} has {key} = {show(its[key])}, {first.source} has "
-                    f"{show(ours[key])}; an ensemble needs the same"
-                )
+        for key in (key for key in _SHARED if ours[key] != its[key]):
+            raise RunError(
+                f"{other.source} has {key} = {show(its[key])}, {first.source} has "
+                f"{show(ours[key])}; an ensemble needs the same"
+            )
 
 
 def evaluate(

@@ -415,8 +415,9 @@ def build_evaluator(
         predictions = predict_over_processes(
             score, dataset, config, processes, should_stop=should_stop, lengths=lengths
         )
-        metrics = scorer.metrics(predictions) if predictions is not None else None
-        if metrics is not None:
+        metrics = None
+        if predictions is not None:
+            metrics = scorer.summarise(scorer.scores(predictions))
             metrics["trained_on_questions"] = trained_on
         shared: dict[str, Any] | None = processes.broadcast(metrics)
         return shared

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,12 +62,10 @@ def parse() -> argparse.Namespace:
     add("--confidence", type=int, choices=(90, 95, 99), default=95, help=meaning)
     add("--json", type=Path, help="write everything, with all changed questions")
     args = parser.parse_intermixed_args()
-    args.overrides = list(filter(_OVERRIDE.match, [*args.runs, *args.a, *args.b]))
-    runs, *groups = (
-        [Path(text) for text in texts if text not in args.overrides]
-        for texts in (args.runs, args.a, args.b)
-    )
-    args.groups = [*([run] for run in runs), *filter(None, groups)]
+    texts = [*([run] for run in args.runs), args.a, args.b]
+    args.overrides = [text for text in chain(*texts) if _OVERRIDE.match(text)]
+    groups = ([Path(text) for text in group if not _OVERRIDE.match(text)] for group in texts)
+    args.groups = list(filter(None, groups))
     if len(args.groups) != 2:
         raise RunError("name two runs, RUN RUN, or two groups, --a RUN ... --b RUN ...")
     return args
@@ -82,8 +81,7 @@ def main() -> None:
     if name is None:
         raise RunError(f"{groups[0][0]}: the config has no data.evaluate; use --split")
     moved = any(text.startswith("data.prepared=") for text in args.overrides)
-    read_split(groups[0][0], config, name, moved)  # fails before predictions are asked for
-    folders = [[find_predictions(target, name) for target in group] for group in groups]
+    folders = [[find_predictions(run, configs[run], name) for run in group] for group in groups]
     pairs = zip(chain(*groups), chain(*folders), strict=True)
     splits = {folder: read_split(folder, configs[run], name, moved) for run, folder in pairs}
     split = same_questions(splits)
@@ -91,38 +89,26 @@ def main() -> None:
     metric: str = args.metric or config.evaluation.metric or prepared.metric
     ids, where = array_to_ids(split.question_ids), f"split {name} of {prepared.folder}"
     humans = list(split.human_answers)
-    answers_a, answers_b = (
+    answers = [
         [read_results(folder / PREDICTIONS_FILE, ids, where) for folder in group]
         for group in folders
-    )
-    scores_a, scores_b = (
-        np.array([accuracies(metric, given, humans) for given in group])
-        for group in (answers_a, answers_b)
-    )
-    resamples = RESAMPLES if len(scores_a) == 1 else RESAMPLES_OF_SEEDS
-    by_seed = [percentage(b) - percentage(a) for a, b in zip(scores_a, scores_b, strict=True)]
+    ]
+    scores = [np.array([accuracies(metric, run, humans) for run in group]) for group in answers]
+    by_seed = [percentage(b) - percentage(a) for a, b in zip(*scores, strict=True)]
+    resamples = RESAMPLES if len(by_seed) == 1 else RESAMPLES_OF_SEEDS
 
     images = split.image_index if args.by == "image" else None
-    rows = differences(scores_a, scores_b, split, images, args.confidence, resamples)
-    changed = changed_questions(answers_a, answers_b, scores_a, scores_b, split)
+    rows = differences(scores, split, images, args.confidence, resamples)
+    changed = changed_questions(answers, scores, split)
     better = sum(item["change"] > 0 for item in changed)
     counts = {"better with B": better, "worse with B": len(changed) - better}
     counts["equal"] = len(split) - len(changed)
     if args.json:
-        record = {
-            "a": list(map(str, folders[0])),
-            "b": list(map(str, folders[1])),
-            "prepared": str(prepared.folder),
-            "split": name,
-            "metric": metric,
-            "by": args.by,
-            "resamples": resamples,
-            "confidence": args.confidence,
-            "by_seed": by_seed,
-            "differences": [row._asdict() for row in rows],
-            "outcomes": counts,
-            "changed": changed,
-        }
+        record: dict[str, Any] = {"a": [*map(str, folders[0])], "b": [*map(str, folders[1])]}
+        record |= {"prepared": str(prepared.folder), "split": name, "metric": metric}
+        record |= {"by": args.by, "resamples": resamples, "confidence": args.confidence}
+        record |= {"by_seed": by_seed, "differences": [row._asdict() for row in rows]}
+        record |= {"outcomes": counts, "changed": changed}
         save_text(args.json, json.dumps(record, indent=2) + "\n")
     for label, group in zip("AB", folders, strict=True):
         print(f"{label}: {', '.join(map(str, group))}")
@@ -175,7 +161,7 @@ def pair_by_seed(
     return pairs
 
 
-def read_split(folder: Path, config: Config, name: str, moved: bool) -> Split:
+def read_split(folder: Path, config: Config, name: str, moved: bool = False) -> Split:
     """The questions of a result: those that its metrics.json states, else those of the config.
 
     Prepared data that has `moved` is where the config says.
@@ -213,20 +199,19 @@ def coverage(split: Split) -> str:
     return f"{part} of the {total:,} questions of {split.path}"
 
 
-def find_predictions(target: Path, split: str) -> Path:
+def find_predictions(target: Path, config: Config, split: str) -> Path:
     """`target` itself, or its evaluation of `split` at the latest step."""
     if (target / PREDICTIONS_FILE).is_file():
         return target
     found = (target / "predictions").glob(f"{split}_step_*/{PREDICTIONS_FILE}")
-    folder = max(
-        (file.parent for file in found), key=lambda path: (len(path.name), path), default=None
-    )
-    if folder is None:
+    folders = sorted((file.parent for file in found), key=lambda path: (len(path.name), path))
+    if not folders:
+        read_split(target, config, split)  # if it cannot be scored, that is the reason to give
         advice = f"make one with eval.py {target} --split {split}"
         if others := sorted((target / "predictions").glob(f"data_*_{split}_step_*")):
             advice += f", or name a result on other data or with data.limit: {shorten(others)}"
         raise RunError(f"{target}: no evaluation of {split} in predictions/; {advice}")
-    return folder
+    return folders[-1]
 
 
 if __name__ == "__main__":

@@ -25,15 +25,16 @@ def parse() -> argparse.Namespace:
         "answer type and per question type.",
         epilog="Files may be plain, .gz, or a member of a zip archive (archive.zip/name.json).",
     )
-    parser.add_argument("results", metavar="RESULTS.json", type=Path, nargs="+")
-    parser.add_argument("--annotations", type=Path, required=True, help="in the VQA layout")
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--questions", type=Path, help="score only these; all must be annotated")
+    add = parser.add_argument
+    add("results", metavar="RESULTS.json", type=Path, nargs="+")
+    add("--annotations", type=Path, required=True, help="in the VQA layout")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--questions", type=Path, help="score only these; all must be annotated")
     meaning = "score only the questions of a split of a prepared dataset"
-    chosen.add_argument("--split", nargs=2, metavar=("PREPARED", "SPLIT"), help=meaning)
-    meaning = "default: that of PREPARED, else vqa"
-    parser.add_argument("--metric", choices=METRICS, help=meaning)
-    parser.add_argument("--output", type=Path, help="write the metrics of one file as JSON")
+    add("--split", nargs=2, metavar=("PREPARED", "SPLIT"), help=meaning)
+    add = parser.add_argument
+    add("--metric", choices=METRICS, help="default: that of PREPARED, else vqa")
+    add("--output", type=Path, help="write the metrics of one file as JSON")
     args = parser.parse_args()
     if args.output and len(args.results) > 1:
         raise RunError(f"--output takes the metrics of one file, not of {len(args.results)}")
@@ -58,10 +59,8 @@ def main() -> None:
     metric = args.metric or metric
     given = [annotations[i] for i in ids]
     humans = [annotation.answers for annotation in given]
-    types = (
-        _types([annotation.answer_type for annotation in given]),
-        _types([annotation.question_type for annotation in given]),
-    )
+    kinds = ([each.answer_type for each in given], [each.question_type for each in given])
+    types = [_types(names) for names in kinds]
     tables = []
     for path in args.results:
         scores = accuracies(metric, read_results(path, ids, where), humans)

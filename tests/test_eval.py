@@ -186,42 +186,35 @@ def test_submission(lab):
     assert json.loads((lab.folder / "sub.json").read_text()) == entries
 
 
-def rewrite_meta(folder: Path, **changes: object) -> None:
-    """Give `meta.json` some changes and the checksums of the files that are there."""
-    meta = {**json.loads((folder / "meta.json").read_text()), **changes}
+def rewrite_meta(folder: Path) -> None:
+    """Give `meta.json` the checksums of the files that are there."""
+    meta = json.loads((folder / "meta.json").read_text())
     del meta["checksum"]
     files = sorted(file for file in folder.iterdir() if file.name != "meta.json")
     meta["files"] = {file.name: sha256_of(file) for file in files}
     (folder / "meta.json").write_text(meta_text(meta))
 
 
-def test_overlap_is_reported_and_recorded(lab, tmp_path):
-    """Also if the same questions are another split of another folder."""
-    shutil.copytree(lab.folder / "prepared", tmp_path / "prepared")
-    (tmp_path / "prepared" / "train.h5").rename(tmp_path / "prepared" / "secret.h5")
-    rename = {"dataset": "other", "splits": {"secret": {"questions": 44}}}
-    rewrite_meta(tmp_path / "prepared", **rename)
-    for split, where in (("train", "prepared"), ("secret", f"{tmp_path}/prepared")):
-        args = ["--split", split, f"data.prepared={where}", "--output", f"{tmp_path}/{split}"]
-        result = lab.eval("runs/run", *args)
-        assert result.status == 0, result.err
-        (warning,) = [line for line in result.err.splitlines() if line.startswith("warning")]
-        assert "step_00000018.pt: trained on 44 of these 44 questions (same image id" in warning
-        assert written(tmp_path / split)["metrics"]["trained_on_questions"] == 44
-
-
-def test_questions_cut_into_other_splits_are_counted(lab, tmp_path):
-    """Prepared again: the new val has 15 questions of the old train, and the old val."""
+def test_trained_questions_are_counted_wherever_they_are(lab, tmp_path):
+    """In the run's split, in another folder, and cut into a new split with some of val."""
     prepared = Prepared.open(lab.folder / "prepared")
     train, val = (examples_of(prepared.split(name)) for name in ("train", "val"))
-    again = [e._replace(question_id=n) for n, e in enumerate([*val, *train[::-1][:15]])]
-    write_prepared(tmp_path / "again", {"val": again}, prepared.vocabulary, **OTHER)
-    arguments = ["runs/run", f"data.prepared={tmp_path}/again", "--output"]
-    result = lab.eval(*arguments, str(tmp_path / "out"))
-    assert "trained on 15 of these 26 questions (same image id and text); th" in result.err
-    assert written(tmp_path / "out")["metrics"]["trained_on_questions"] == 15
-    assert lab.eval(*arguments, str(tmp_path / "limited"), "data.limit=12").status == 0
-    assert written(tmp_path / "limited")["metrics"]["trained_on_questions"] == 1
+    cut = [e._replace(question_id=n) for n, e in enumerate([*val, *train[::-1][:15]])]
+    splits = {"secret": train, "cut": cut}
+    write_prepared(tmp_path / "other", splits, prepared.vocabulary, **OTHER)
+    for split, where, limit, count, total in (
+        ("train", "prepared", "null", 44, 44),
+        ("secret", f"{tmp_path}/other", "null", 44, 44),
+        ("cut", f"{tmp_path}/other", "null", 15, 26),
+        ("cut", f"{tmp_path}/other", "12", 1, 12),
+    ):
+        output = tmp_path / f"{split}_{limit}"
+        args = ["--split", split, f"data.prepared={where}", f"data.limit={limit}"]
+        result = lab.eval("runs/run", *args, "--output", str(output))
+        assert result.status == 0, result.err
+        (warning,) = [line for line in result.err.splitlines() if line.startswith("warning")]
+        assert f"step_00000018.pt: trained on {count} of these {total} questions (same" in warning
+        assert written(output)["metrics"]["trained_on_questions"] == count
 
 
 def test_other_data_than_the_runs_has_a_folder_of_its_own(lab, tmp_path):

@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,12 @@ RESAMPLES_OF_SEEDS = 2_000
 _DECIMALS = 9  # sums that differ by rounding errors only are one value
 _DRAWN_AT_ONCE = 1 << 20
 
+Clusters: TypeAlias = NDArray[np.integer] | None
+
 
 def bootstrap_interval(
     values: Accuracies,
-    clusters: NDArray[np.integer] | None = None,
+    clusters: Clusters = None,
     confidence: float = 95.0,
     resamples: int = RESAMPLES,
 ) -> list[float] | None:
@@ -81,14 +83,13 @@ class Difference(NamedTuple):
 
 
 def differences(
-    scores_a: Accuracies,
-    scores_b: Accuracies,
+    scores: Sequence[Accuracies],
     split: Split,
-    clusters: NDArray[np.integer] | None,
+    clusters: Clusters,
     confidence: float,
     resamples: int,
 ) -> list[Difference]:
-    """Overall, per answer type and per question type of `split`; scores (S, N), 0 to 1.
+    """Overall, per answer type and per question type of `split`; scores (S, N) of A and B, 0 to 1.
 
     The other arguments are those of `bootstrap_interval`.
     """
@@ -98,7 +99,7 @@ def differences(
         groups += [(kind, name, rows) for name, rows in rows_by_type(types).items()]
     found = []
     for kind, name, rows in groups:
-        a, b = scores_a[:, rows], scores_b[:, rows]
+        a, b = (each[:, rows] for each in scores)
         of_a, of_b = fmean(map(percentage, a)), fmean(map(percentage, b))
         drawn = None if clusters is None else clusters[rows]
         interval = bootstrap_interval(100 * (b - a), drawn, confidence, resamples)
@@ -108,28 +109,21 @@ def differences(
 
 
 def changed_questions(
-    answers_a: Sequence[Sequence[str]],
-    answers_b: Sequence[Sequence[str]],
-    scores_a: Accuracies,
-    scores_b: Accuracies,
-    split: Split,
+    answers: Sequence[Sequence[Sequence[str]]], scores: Sequence[Accuracies], split: Split
 ) -> list[dict[str, Any]]:
     """The questions whose mean accuracy differs, in the order of `split`; accuracies in percent.
 
-    Answers S x N, scores (S, N), 0 to 1.
+    Answers S x N and scores (S, N), 0 to 1, of A and B.
     """
-    rows = np.flatnonzero((scores_b - scores_a).mean(0).round(_DECIMALS))
+    rows = np.flatnonzero((scores[1] - scores[0]).mean(0).round(_DECIMALS))
     found = []
     for row, question_id in zip(rows.tolist(), array_to_ids(split.question_ids[rows]), strict=True):
-        a, b = (100 * float(scores[:, row].mean()) for scores in (scores_a, scores_b))
+        a, b = (100 * float(each[:, row].mean()) for each in scores)
+        given_a, given_b = (", ".join(of_seed[row] for of_seed in each) for each in answers)
         counts = Counter(split.human_answers[row]).most_common()
-        entry = {
-            "question_id": question_id,
-            "question": split.questions[row],
-            "answer_a": ", ".join(answers[row] for answers in answers_a),
-            "answer_b": ", ".join(answers[row] for answers in answers_b),
-            "human_answers": ", ".join(f"{answer} ({count})" for answer, count in counts),
-        }
+        humans = ", ".join(f"{answer} ({count})" for answer, count in counts)
+        entry = {"question_id": question_id, "question": split.questions[row]}
+        entry |= {"answer_a": given_a, "answer_b": given_b, "human_answers": humans}
         found.append({**entry, "accuracy_a": a, "accuracy_b": b, "change": b - a})
     return found
 
@@ -151,7 +145,7 @@ def difference_table(rows: Sequence[Difference], confidence: float) -> str:
             ends, mark = f"[{signed(low)}, {signed(high)}]", "*" if low > 0 or high < 0 else ""
         mark = mark if row.differ >= needed else "few"
         lines.append([label, f"{row.questions:,}", f"{row.differ:,}", *values, ends, mark])
-    legend = f"few: fewer than {needed} questions differ, so the interval says nothing"
+    legend = f"few: fewer than {needed} questions differ, too few for an interval"
     return f"{align(lines)}\n* the interval excludes zero; {legend}"
 
 

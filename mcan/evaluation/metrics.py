@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,7 @@ METRICS = {
         _compare_normalised, soft_score, "`vqa`, but always normalised, also if all people agree"
     ),
     "vqa_pre2021": Metric(
-        _compare_vqa_pre2021,
-        soft_score,
-        "the VQA organisers' accuracy before, as in older papers",
+        _compare_vqa_pre2021, soft_score, "the VQA organisers' accuracy before, as in older papers"
     ),
 }
 
@@ -102,12 +101,10 @@ def upper_bound(
     """(N,) the highest accuracy, 0 to 1, that any of `vocabulary_answers` has on each question."""
     rule = METRICS[metric]
     scores = np.empty(len(answers))
-    reachable: dict[Callable[[str], str], set[str]] = {}
+    reachable = cache(lambda prepare: set(map(prepare, vocabulary_answers)))
     for row, given in enumerate(answers):
         compared, prepare = rule.compare(given)
-        if prepare not in reachable:
-            reachable[prepare] = set(map(prepare, vocabulary_answers))
-        candidates = reachable[prepare].intersection(compared)
+        candidates = reachable(prepare).intersection(compared)
         credits = (rule.credit(compared.count(answer), len(given)) for answer in candidates)
         scores[row] = max(credits, default=0.0)
     return scores

@@ -51,11 +51,8 @@ class Scorer:
         answers = [self._vocabulary[index] for index in predictions.answers[:, 0].tolist()]
         return accuracies(self._metric, answers, self._human_answers)
 
-    def metrics(self, predictions: Predictions) -> dict[str, Any]:
-        """Accuracies in percent: n, overall, per_answer_type, per_question_type."""
-        return self.summarise(self.scores(predictions))
-
     def summarise(self, scores: Accuracies) -> dict[str, Any]:
+        """Accuracies in percent: n, overall, per_answer_type, per_question_type."""
         return summarise_scores(scores, self._dataset.answer_types, self._dataset.question_types)
 
     def upper_bound(self) -> float:
@@ -72,8 +69,7 @@ def prediction_entries(
     """[{question_id, answer}]; `top` adds the k best answers with their probabilities."""
     entries: list[dict[str, Any]] = []
     ids = dataset.question_ids()
-    columns = (predictions.rows, predictions.answers, predictions.probabilities)
-    for row, indices, probabilities in zip(*(c.tolist() for c in columns), strict=True):
+    for row, indices, probabilities in zip(*(c.tolist() for c in predictions), strict=True):
         names = [vocabulary_answers[index] for index in indices]
         entry: dict[str, Any] = {"question_id": ids[row], "answer": names[0]}
         if top:

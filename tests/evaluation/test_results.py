@@ -58,14 +58,14 @@ def test_metrics_by_hand(dataset):
     assert scorer.possible
     # Two of ten said blue: leaving one out, 8 times 2/3 and twice 1/3.
     blue = 100 * (8 * 2 / 3 + 2 * 1 / 3) / 10
-    assert scorer.metrics(PREDICTED) == {
+    assert scorer.summarise(scorer.scores(PREDICTED)) == {
         "n": 4,
         "overall": pytest.approx((100 + blue) / 4),
         "per_answer_type": {"number": 0.0, "other": pytest.approx((100 + blue) / 2)},
         "per_question_type": {"": 0.0, "what": pytest.approx(blue), "what is": 100.0},
     }
     assert scorer.upper_bound() == 75.0
-    assert Scorer(dataset, "exact", VOCABULARY.answers).metrics(PREDICTED)["overall"] == 50.0
+    assert Scorer(dataset, "exact", VOCABULARY.answers).scores(PREDICTED).mean() == 0.5
 
 
 def test_not_possible_without_answers(tmp_path):

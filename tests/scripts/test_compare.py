@@ -145,7 +145,7 @@ def test_what_is_printed(lab):
     assert lines[5].split()[:6] == ["overall", "6", "4", "48.33", "76.67", "+28.33"]
     assert lines[5].endswith("few")
     assert " ".join(lines[6].split()) == "answer type: number 1 1 90.00 100.00 +10.00 - few"
-    assert "few: fewer than 5 questions differ, so the interval says nothing" in result.out
+    assert "few: fewer than 5 questions differ, too few for an interval" in result.out
     assert any(line.startswith("one seed: the intervals do not cover") for line in lines)
     assert "better with B: 3, worse with B: 1, equal: 2" in lines
     assert result.out.endswith(
