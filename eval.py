@@ -71,8 +71,9 @@ def parse() -> Namespace:
     add("--checkpoint", choices=("last", "best"), default="last", help=meaning)
     meaning = (
         "folder for the two files, which must not be there yet; an ensemble needs it (default: a "
-        "folder in predictions/ of the run or beside the checkpoint, rewritten; other questions or "
-        "images than those of the stored config have a folder of their own there, data_...)"
+        "folder for split and step in predictions/ of the run, or beside the checkpoint, which is "
+        "rewritten; with other questions, images or data.limit than in the stored config, a folder "
+        "data_... of their own)"
     )
     add("--output", type=Path, help=meaning)
     add("--top", action="store_true", help=f"also write the {TOP} best answers and probabilities")
