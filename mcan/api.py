@@ -68,7 +68,7 @@ def load(
     `device` is auto, cpu, cuda or cuda:1; `precision` by default that of the config; `checkpoint`
     which one of a run; `overrides` as on the command line of eval.py, such as
     `data.images=[features.h5]`; `weights` the file with the weights of the feature extractor, if
-    pictures are asked about and it is not torchvision's. Raises `RunError`, `ConfigError`.
+    pictures are asked about and it is not a published one. Raises `RunError`, `ConfigError`.
     """
     found = open_checkpoint(Path(target), checkpoint)
     chosen = [f"evaluation.precision={precision}"] if precision else []
