@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # Many tests fork, and neither CUDA nor autograd outlives a fork once a GPU has been seen.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch
+from browser import Browser
 from hypothesis import HealthCheck, settings
 from tqdm import tqdm
 
@@ -47,3 +48,11 @@ def peak_memory() -> Callable[..., int]:
             tracemalloc.stop()
 
     return measure
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser; without one the test is skipped, but fails in .ci/run."""
+    opened = Browser(tmp_path_factory.mktemp("browser") / "profile")
+    yield opened
+    opened.close()

@@ -171,7 +171,7 @@ class Explanation:
         if path.suffix == ".html":
             from mcan.explain.page import write_page
 
-            write_page(path, [self], title=self.question)
+            write_page(path, [self], title=self.question, show=name, head=head)
         elif path.suffix in (".png", ".pdf", ".svg"):
             from mcan.explain.figures import save_figure
 
