@@ -1,0 +1,275 @@
+#!/usr/bin/env python3
+"""Show what a run answers to questions of a split, and where it looks; see `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import mcan
+from mcan.api import Model, open_picture
+from mcan.build import count_trained_on, unknown_stores
+from mcan.console import message, natural, positive, progress
+from mcan.data.arrays import Id, array_to_ids
+from mcan.data.dataset import VQADataset
+from mcan.data.prepared import Prepared
+from mcan.data.store import open_store
+from mcan.errors import DataError, RunError, command, shorten
+from mcan.evaluation.metrics import accuracies
+from mcan.evaluation.results import Scorer
+from mcan.explain.explanation import Explanation
+from mcan.explain.page import write_page
+from mcan.files import refuse_existing
+from mcan.preparation.image_ids import ID_HELP, ID_RULES
+from mcan.preparation.images import list_images
+
+_OVERRIDE = re.compile(r"[\w.]+=")
+_FORMATS = {None: (".html",), "7": (".png", ".pdf", ".svg"), "8": (".png", ".pdf", ".svg")}
+Pictures = Callable[[Id], Image.Image | None]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        usage="explain.py RUN [--split S] [--questions ID ... | --worst N | --random N] "
+        "[--changed RUN] [options] [key=value ...]",
+        description="Write a page (HTML, one file) with answers and attention of some questions: "
+        "picture and words shaded by each unit, layer and head, by the reductions, roll-out or "
+        "relevance. Or draw the paper's figure 7 or 8.",
+    )
+    add = parser.add_argument
+    add(
+        "arguments",
+        metavar="RUN_OR_CHECKPOINT | key=value",
+        nargs="+",
+        help="run folder or .pt file; key=value changes a key of the stored config",
+    )
+    add("--split", help="default: the config's data.evaluate")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--questions", metavar="ID", nargs="+", help="the questions with these ids")
+    chosen.add_argument(
+        "--worst", type=positive, metavar="N", help="N wrong answers with the highest probability"
+    )
+    chosen.add_argument(
+        "--random", type=positive, metavar="N", help="N questions (default: 20; for a figure 1)"
+    )
+    add("--seed", type=natural, default=0, metavar="N", help="of --random (default: 0)")
+    add(
+        "--changed",
+        metavar="RUN",
+        help="only questions that this run or checkpoint answers differently; key=value counts for "
+        "both",
+    )
+    add("--images", type=Path, metavar="PATH", help="folder of pictures, or a store of pixels")
+    add(
+        "--ids",
+        choices=ID_RULES,
+        help=f"{ID_HELP} (default: coco if the ids are integers, else stem)",
+    )
+    add("--output", type=Path, help="must not be there yet (default: explain.html, figure_7.png)")
+    add("--figure", choices=("7", "8"), help="the paper's figure, as .png, .pdf or .svg; no page")
+    add("--unit", metavar="NAME", help="what the page opens with, such as image.1.GA or rollout")
+    add("--head", type=natural, metavar="N", help="and one head, from 0 (default: the mean)")
+    add("--checkpoint", choices=("last", "best"), default="last", help="of a run (default: last)")
+    args = parser.parse_intermixed_args()
+    texts = [*args.arguments, *(args.questions or [])]
+    args.overrides = list(filter(_OVERRIDE.match, texts))
+    if args.questions:
+        args.questions = [text for text in args.questions if text not in args.overrides]
+    targets = [text for text in args.arguments if text not in args.overrides]
+    if len(targets) != 1:
+        raise RunError(f"name one run folder or checkpoint, not {shorten(targets) or 'none'}")
+    args.run = targets[0]
+    if args.figure and (args.unit or args.head is not None):
+        raise RunError("--unit and --head say what a page opens with; --figure draws its own")
+    return args
+
+
+def main() -> None:
+    args = parse()
+    name = f"figure_{args.figure}.png" if args.figure else "explain.html"
+    output: Path = args.output or Path(name)
+    if output.suffix not in (formats := _FORMATS[args.figure]):
+        raise RunError(f"--output {output}: choose a name that ends in {' or '.join(formats)}")
+    refuse_existing(output, "--output")
+    model = load(args.run, args)
+    dataset = model.split(args.split)
+    (split,) = dataset.splits
+    rows, remarks, notes = choose_questions(model, dataset, args)
+    find = find_pictures(args, dataset)
+    explanations = explain(model, dataset, rows, find)
+    if args.figure:
+        draw_figures(args.figure, list(explanations), output)
+        return
+    notes += warnings(model, dataset)
+    left_out = write_page(
+        output,
+        explanations,
+        f"{args.run} on {split.name}",
+        notes=notes,
+        remarks=remarks,
+        show=args.unit or "reduction",
+        head=args.head,
+    )
+    for text in left_out:
+        message(f"warning: {output}: {text}")
+    print(f"written: {output} ({len(rows):,} questions, {output.stat().st_size / 1e6:.1f} MB)")
+
+
+def load(target: str, args: argparse.Namespace) -> Model:
+    """The model, on the device that an override names."""
+    devices = [text.partition("=")[2] for text in args.overrides if text.startswith("train.device")]
+    device = devices[-1] if devices else "auto"
+    return mcan.load(target, device=device, checkpoint=args.checkpoint, overrides=args.overrides)
+
+
+def choose_questions(
+    model: Model, dataset: VQADataset, args: argparse.Namespace
+) -> tuple[list[int], list[str], list[str]]:
+    """Rows of the dataset, a remark on each, and a sentence on how they were chosen."""
+    (split,) = dataset.splits
+    where, count = f"split {split.name}", len(dataset)
+    pool, remarks, among = list(range(count)), {}, f"{count:,} questions"
+    if args.changed:
+        remarks = changed_answers(model, dataset, args)
+        pool, among = sorted(remarks), f"{len(remarks):,} that {args.changed} answers differently"
+        if not pool:
+            raise RunError(f"{args.changed} gives the same answers to all {count:,} questions")
+    if args.questions:
+        numbers = {str(i): row for row, i in enumerate(dataset.question_ids())}
+        if unknown := [i for i in args.questions if i not in numbers]:
+            raise RunError(f"{where} has no question {shorten(unknown)}")
+        rows, how = [numbers[i] for i in args.questions], "chosen by id"
+        if args.changed and (same := [i for i in args.questions if numbers[i] not in remarks]):
+            raise RunError(f"{args.changed} gives the same answer to question {shorten(same)}")
+    elif args.worst:
+        scorer = Scorer(dataset, metric_of(model), model.vocabulary.answers)
+        if not scorer.possible:
+            raise RunError(f"{where} has no human answers, which --worst needs")
+        predictions = model.predict(dataset)
+        wrong, chances = scorer.scores(predictions) == 0, predictions.probabilities[:, 0]
+        rows = sorted((row for row in pool if wrong[row]), key=lambda row: -chances[row])
+        if not rows:
+            raise RunError(f"none of {among} of {where} has a wrong answer")
+        rows, how = rows[: args.worst], f"the most probable of {len(rows):,} mistakes"
+    else:
+        number = args.random or {"7": 1, "8": 4}.get(args.figure, 20)
+        random = np.random.default_rng(args.seed)
+        rows = sorted(random.choice(pool, min(number, len(pool)), replace=False).tolist())
+        how = f"at random (seed {args.seed})"
+    note = f"{len(rows):,} of {among}: {how}."
+    return rows, [remarks.get(row, "") for row in rows], [note]
+
+
+def changed_answers(model: Model, dataset: VQADataset, args: argparse.Namespace) -> dict[int, str]:
+    """What the other run says, of each row with another answer than the model's."""
+    other = load(args.changed, args)
+    (split,) = dataset.splits
+    theirs = other.split(split.name)
+    (same,) = theirs.splits
+    if split.questions_digest != same.questions_digest:
+        raise DataError(f"{same.path}: other questions than in {split.path}")
+    ours, found = model.predict(dataset).answers[:, 0], other.predict(theirs)
+    texts = [other.vocabulary.answers[a] for a in found.answers[:, 0].tolist()]
+    return {
+        row: f"{args.changed}: {text} ({chance:.1%})"
+        for row, (a, text, chance) in enumerate(
+            zip(ours.tolist(), texts, found.probabilities[:, 0].tolist(), strict=True)
+        )
+        if model.vocabulary.answers[a] != text
+    }
+
+
+def metric_of(model: Model) -> str:
+    config = model.config
+    return config.evaluation.metric or Prepared.open(config.data.prepared).metric
+
+
+def explain(
+    model: Model, dataset: VQADataset, rows: Sequence[int], find: Pictures
+) -> Iterator[Explanation]:
+    """The explanations, with the score of the answer that they show, and the pictures."""
+    metric = metric_of(model)
+    explained = progress(model.explain_all(dataset, rows), "explaining", len(rows), leave=False)
+    for seen in explained:
+        facts = seen.facts
+        assert facts is not None
+        if facts.human_answers:
+            (score,) = accuracies(metric, [seen.answers[0].text], [facts.human_answers])
+            seen = replace(seen, facts=replace(facts, score=float(score)))
+        picture = find(facts.image_id)
+        yield seen if picture is None else replace(seen, picture=picture)
+
+
+def find_pictures(args: argparse.Namespace, dataset: VQADataset) -> Pictures:
+    """The picture of an image id in --images; None, with a warning, if it is not there."""
+    source: Path | None = args.images
+    if source is None:
+        return lambda image_id: None
+    if source.is_file():
+        store = open_store(source)
+        if store.kind != "pixels":
+            raise DataError(f"{source}: holds {store.kind}, no pictures")
+        places = {i: number for number, i in enumerate(array_to_ids(store.image_ids))}
+
+        def read(image_id: Id) -> Image.Image:
+            pixels, _, _ = store.image(places[image_id])
+            return Image.fromarray(np.asarray(pixels)[0].transpose(1, 2, 0))
+    elif source.is_dir():
+        integers = dataset.splits[0].image_ids.dtype.kind != "S"
+        found = list_images(source, args.ids or ("coco" if integers else "stem"))
+        paths = {str(i): path for i, path in found.items()}
+
+        def read(image_id: Id) -> Image.Image:
+            return open_picture(paths[str(image_id)])
+    else:
+        raise DataError(f"{source}: no such folder of pictures or store of pixels")
+
+    def find(image_id: Id) -> Image.Image | None:
+        try:
+            return read(image_id)
+        except KeyError:
+            message(f"warning: {source}: no picture of image {image_id!r}")
+        except DataError as error:
+            message(f"warning: {error}")
+        return None
+
+    return find
+
+
+def warnings(model: Model, dataset: VQADataset) -> list[str]:
+    """What a reader of the page has to know of the data."""
+    stores = (*dataset.images.stores, *(dataset.grid.stores if dataset.grid else ()))
+    prepared = Prepared.open(model.config.data.prepared)
+    texts = unknown_stores(model.checkpoint, stores)
+    if seen := count_trained_on(model.checkpoint, prepared, dataset.splits[0]):
+        texts.append(f"the network was trained on {seen:,} of these questions")
+    for text in texts:
+        message(f"warning: {text}")
+    return [f"Warning: {text}." for text in texts]
+
+
+def draw_figures(figure: str, explanations: list[Explanation], output: Path) -> None:
+    """Figure 8 of all questions; figure 7 of each, numbered if there are several."""
+    from mcan.explain.figures import draw_figure_7, draw_figure_8, save_figure
+
+    groups = [explanations] if figure == "8" else [[seen] for seen in explanations]
+    several = len(groups) > 1
+    paths = [
+        output.with_stem(f"{output.stem}_{n}") if several else output
+        for n, _ in enumerate(groups, 1)
+    ]
+    for path in paths:
+        refuse_existing(path, "--output")
+    for path, group in zip(paths, groups, strict=True):
+        save_figure(draw_figure_8(group) if figure == "8" else draw_figure_7(group[0]), path)
+        print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    command(main)
