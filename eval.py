@@ -105,9 +105,8 @@ def main() -> None:
     split = args.split or config.data.evaluate
     if split is None:
         raise RunError(f"{members[0].source}: the config has no data.evaluate; use --split")
-    if args.output is not None:
-        for name in (PREDICTIONS_FILE, METRICS_FILE):
-            refuse_existing(args.output / name, "--output")
+    for name in (PREDICTIONS_FILE, METRICS_FILE) if args.output else ():
+        refuse_existing(args.output / name, "--output")
     refuse_existing(args.submission, "--submission")
     with processes(config.train.device, config.train.deterministic) as job:
         evaluate(members, configs, split, args, job)
@@ -140,9 +139,11 @@ def evaluate(
         job.print_once(f"{prepared.folder} has another vocabulary; its questions are re-encoded")
     seen = max(count_trained_on(member, prepared, dataset.splits[0]) for member in members)
     if seen:
+        exact = all(member.question_keys is not None for member in members)
+        basis = " (same image id and text)" if exact else ""
         job.print_once(
             f"warning: {', '.join(sources)}: trained on {seen:,} of these {len(dataset):,} "
-            "questions (same image id and text); their accuracy says nothing about new data"
+            f"questions{basis}; their accuracy says nothing about new data"
         )
     for member in members:
         for warning in unknown_stores(member, (*stores[0], *stores[1])):

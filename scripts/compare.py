@@ -113,9 +113,8 @@ def main() -> None:
     for label, group in zip("AB", folders, strict=True):
         print(f"{label}: {', '.join(map(str, group))}")
     drawn = f"{args.by}s" if len(by_seed) == 1 else f"{args.by}s and {len(by_seed)} seeds"
-    print(f"split {name}, metric {metric}; {resamples:,} resamples of {drawn}\n")
-    if split.changed:  # cut by data.limit
-        print(f"A and B answer {coverage(split)}")
+    part = f"\nA and B answer {coverage(split)}" if split.changed else ""  # cut by data.limit
+    print(f"split {name}, metric {metric}; {resamples:,} resamples of {drawn}{part}\n")
     print(difference_table(rows, args.confidence))
     print(f"B - A by seed: {', '.join(map(signed, by_seed))}")
     if len(by_seed) == 1:

@@ -28,13 +28,12 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("results", metavar="RESULTS.json", type=Path, nargs="+")
     add("--annotations", type=Path, required=True, help="in the VQA layout")
+    add("--metric", choices=METRICS, help="default: that of PREPARED, else vqa")
+    add("--output", type=Path, help="write the metrics of one file as JSON")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--questions", type=Path, help="score only these; all must be annotated")
     meaning = "score only the questions of a split of a prepared dataset"
     add("--split", nargs=2, metavar=("PREPARED", "SPLIT"), help=meaning)
-    add = parser.add_argument
-    add("--metric", choices=METRICS, help="default: that of PREPARED, else vqa")
-    add("--output", type=Path, help="write the metrics of one file as JSON")
     args = parser.parse_args()
     if args.output and len(args.results) > 1:
         raise RunError(f"--output takes the metrics of one file, not of {len(args.results)}")

@@ -146,27 +146,30 @@ def test_again_without_top(lab):
     assert contents(lab.run("run") / "checkpoints") == before
 
 
-def test_other_split_and_workers(lab):
+def test_other_split_workers_and_best_checkpoint(lab):
     assert lab.eval("runs/run", "--split", "test", "data.workers=2").status == 0
     assert_recomputed(lab, lab.run("run") / "predictions" / "test_step_00000018", "test")
-
-
-def test_best_checkpoint(lab):
     assert lab.eval("runs/run", "--checkpoint", "best", "--output", "best").status == 0
     metrics = written(lab.folder / "best")["metrics"]
-    content = load(lab.run("run") / "checkpoints" / "best.pt")
-    assert metrics["steps"] == [content["position"]["step"]]
+    assert metrics["steps"] == [
+        load(lab.run("run") / "checkpoints" / "best.pt")["position"]["step"]
+    ]
     assert metrics["checkpoints"] == ["runs/run/checkpoints/best.pt"]
 
 
-def test_output_is_never_overwritten(lab):
-    """Nor is the work done first: the missing data is not noticed."""
+def test_output_that_cannot_be_written(lab):
+    """Nothing is overwritten, nor is the work done first: the missing data is not noticed."""
     assert lab.eval("runs/run", "--output", "out/put").status == 0
     again = ["runs/run", "--output", "out/put", "data.prepared=gone"]
     for name in ("predictions", "metrics"):
         sentence = rf"out/put/{name}.json: exists; choose another --output"
         refused(lab, lab.folder / "out", again, sentence, "eval")
         (lab.folder / "out" / "put" / f"{name}.json").unlink()
+    # Known only at the end: the table is not printed either.
+    result = lab.eval("runs/run", "--output", "config.yaml/x")
+    assert (result.status, result.out) == (2, "")
+    (line,) = result.errors()
+    assert "config.yaml/x/predictions.json: could not be written: Not a directory" in line
 
 
 def test_submission(lab):
@@ -440,12 +443,3 @@ CASES = [
 @pytest.mark.parametrize(("args", "sentence"), CASES)
 def test_refused(lab, broken, args, sentence):
     refused(lab, lab.folder, args.split(), sentence, "eval")
-
-
-def test_output_in_a_file(lab):
-    """Known only at the end: the table is not printed either."""
-    result = lab.eval("runs/run", "--output", "config.yaml/x")
-    assert result.status == 2
-    assert result.out == ""
-    (line,) = result.errors()
-    assert "config.yaml/x/predictions.json: could not be written: Not a directory" in line
