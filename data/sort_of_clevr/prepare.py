@@ -4,6 +4,7 @@ Protocol, counts and deviations: README.md here. O objects of an image, one per 
 """
 
 import argparse
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcan.console import natural, positive, progress
+from mcan.data.prepared import Prepared
+from mcan.data.store import open_store
 from mcan.errors import DataError, command
+from mcan.files import refuse_existing, save_text
 from mcan.preparation.questions import Example
 from mcan.preparation.recipe import output_parser, write_dataset
 from mcan.preparation.store_writer import ImageRows, StoreWriter
@@ -76,7 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--held-out", type=positive, default=200, help="the last ones, the test split (%(default)s)"
     )
+    parser.add_argument(
+        "--targets",
+        nargs=2,
+        metavar=("SPLIT", "FILE.json"),
+        help="write nothing but the regions that the questions of a prepared split are about, for "
+        "scripts/analyse_attention.py",
+    )
     options = parser.parse_args(arguments)
+    if options.targets:
+        return write_targets(options.output, options.targets[0], Path(options.targets[1]))
     if options.held_out >= options.images:
         raise DataError(f"--held-out is {options.held_out}; expected fewer than --images")
     seed, images, training = options.seed, options.images, options.images - options.held_out
@@ -202,6 +215,34 @@ def write_images(folder: Path, seed: int, images: int) -> None:
             # Edges of the crops, normalised x1 y1 x2 y2.
             boxes = np.concatenate([centres - RADIUS, centres + RADIUS + 1], axis=1) / SIDE
             objects.add(ImageRows(number, features, boxes, size=(SIDE, SIDE)))
+
+
+def write_targets(prepared: Path, split_name: str, path: Path) -> int:
+    """Write {question id: {name: [region, ...]}} for a split of `prepared`: the object `asked`
+    about, and of relational questions the objects that decide the answer."""
+    refuse_existing(path, "--targets")
+    split, store = Prepared.open(prepared).split(split_name), open_store(prepared / "objects.h5")
+    targets = {}
+    for row, question in enumerate(split.questions):
+        image = int(split.image_ids[split.image_index[row]])
+        subtype = split.question_types.names[split.question_types.codes[row]]
+        colour = next(n for n, name in enumerate(COLOURS) if f" {name} " in question)
+        scene = draw_scene(generators(store.provenance["seed"], image)[0])
+        centres = np.rint(store.image(image)[1][:, :2] * SIDE).astype(int) + RADIUS
+        regions, colours = (centres[:, None] == scene.centres).all(-1).nonzero()
+        if sorted(colours) != list(range(len(COLOURS))):
+            raise DataError(f"{store.path}: not the scenes that this program makes")
+        relevant = {"asked": np.arange(len(COLOURS)) == colour}
+        if subtype in ("closest", "furthest"):
+            relevant[subtype] = extreme(scene, colour, 1 if subtype == "closest" else -1)
+        elif subtype == "count":
+            same = scene.shapes == scene.shapes[colour]
+            relevant["same shape"] = same & ~relevant["asked"]
+        targets[int(split.question_ids[row])] = {
+            name: sorted(regions[chosen[colours]].tolist()) for name, chosen in relevant.items()
+        }
+    save_text(path, json.dumps(targets) + "\n")
+    return 0
 
 
 if __name__ == "__main__":

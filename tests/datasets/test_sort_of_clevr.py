@@ -5,6 +5,7 @@ Tests that take `data` run on a small folder and, where slow tests run, on the f
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
@@ -18,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from vqa_toys import examples_of, load_recipe, prepare, targets
 
-from mcan.errors import DataError
+from mcan.errors import DataError, RunError
 from mcan.preparation.questions import Example
 
 RECIPE = load_recipe("sort_of_clevr")
@@ -136,6 +137,32 @@ def test_objects_are_cut_from_the_pixels_which_show_nothing_else(data: Data) -> 
         for window in windows:
             window[:] = WHITE
         assert (pixels == WHITE).all()
+
+
+def test_targets_are_the_regions_that_decide_the_answer(data: Data, tmp_path: Path) -> None:
+    path = tmp_path / "targets.json"
+    arguments = ["--output", str(data.prepared.folder), "--targets", "test", str(path)]
+    assert RECIPE.main(arguments) == 0
+    targets = json.loads(path.read_text())
+    first = len(data.questions) - len(targets)
+    assert first == data.prepared.meta["splits"]["train"]["questions"]
+    for question in data.questions[first:]:
+        scene, colour = data.scenes[question.image_id], colour_in(question)
+        regions = {name: region for region, name in enumerate(scene)}
+        distances = {n: scene[colour].squared_distance(t) for n, t in scene.items() if n != colour}
+        found = targets[str(question.question_id)]
+        assert found.pop("asked") == [regions[colour]]
+        extremes = {"closest": min(distances.values()), "furthest": max(distances.values())}
+        if extreme := extremes.get(question.question_type):
+            expected = [regions[n] for n, distance in distances.items() if distance == extreme]
+            assert found.pop(question.question_type) == sorted(expected)
+        if question.question_type == "count":
+            assert len(found["same shape"]) == int(question.answers[0])
+            shapes = {list(scene.values())[region].shape for region in found.pop("same shape")}
+            assert shapes <= {scene[colour].shape}
+        assert not found
+    with pytest.raises(RunError, match="exists; choose another --targets"):
+        RECIPE.main(arguments)
 
 
 def test_scenes(data: Data) -> None:

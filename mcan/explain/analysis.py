@@ -1,0 +1,317 @@
+"""Whether attention explains: how even it is, where it falls, and what erasing shows.
+
+B questions of a batch, Q of all; h heads, n words, m image rows (regions, or cells of a grid or a
+stem), M the most rows of a question; S targets: sets of image rows that are known to matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mcan.batch import Batch
+from mcan.console import progress
+from mcan.data.arrays import Id
+from mcan.data.dataset import VQADataset
+from mcan.errors import DataError
+from mcan.explain.weights import METHODS, REDUCTIONS, Observation
+from mcan.rows import Packed
+
+Array = NDArray[Any]
+Targets = Mapping[str, Sequence[Sequence[int]]]
+"""Name -> of each question the image rows that matter, empty if there are none."""
+MODALITIES = ("words", "regions")
+ANY = "any row"
+DRAWS = 3
+"""Random orders of erasure, whose scores are averaged."""
+MOST_STEPS = 10
+_OBSERVED, _ERASED = 32, 256  # questions of one batch, and questions with rows erased
+
+
+def entropies(weights: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, h) the entropy of weights (B, h, q, k) in nats, and relative to that of even weights.
+
+    The mean over the first `queries` (B,). Even weights on `keys` (B,) have the entropy log keys;
+    a single key has no relative entropy (NaN).
+    """
+    factors = _mean_over(_first(queries, weights.shape[2])).to(weights.dtype)
+    nats = (torch.special.entr(weights).sum(-1) * factors[:, None]).sum(-1)
+    highest = keys.to(weights.dtype).log().where(keys > 1, torch.nan)
+    return nats, nats / highest[:, None]
+
+
+def masses(weights: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """(B, h, F, S) the share of attention that goes from each source to each target.
+
+    Of weights (B, h, >= q, >= k), the mean over a source's rows of the sum over a target's.
+    `sources` (B, F, q) and `targets` (B, S, k) say which rows belong to each; NaN if none does.
+    """
+    weights = weights[:, :, : sources.shape[2], : targets.shape[2]]
+    factors = _mean_over(sources).to(weights.dtype)
+    found = factors[:, None] @ weights @ targets.to(weights.dtype).mT[:, None]
+    return found.masked_fill(~targets.any(-1)[:, None, None], torch.nan)
+
+
+def _first(counts: Tensor, length: int) -> Tensor:
+    """(B, length) which rows are among the first `counts` (B,)."""
+    return torch.arange(length) < counts[:, None]
+
+
+def _mean_over(sets: Tensor) -> Tensor:
+    """(..., q) the factors that make a sum over all rows a mean over those in a set, or NaN."""
+    return sets.double() / sets.sum(-1, keepdim=True)
+
+
+def _sides(seen: Observation, name: str) -> tuple[str, str]:
+    """The modality of the queries and of the keys of an attention."""
+    image = not name.startswith("question.")
+    return MODALITIES[image], MODALITIES[image != seen.guided.get(name, False)]
+
+
+def last_unit(seen: Observation) -> tuple[Tensor | None, Tensor | None]:
+    """Words (B, n) and regions (B, m): the raw weights of the last unit whose keys they are, the
+    mean over heads and queries; None if there is no such unit."""
+    found: dict[str, Tensor] = {}
+    for name in seen.units:
+        of_queries, of_keys = _sides(seen, name)
+        weights = seen.weights[name].mean(1)
+        factors = _mean_over(_first(getattr(seen, of_queries), weights.shape[1]))
+        found[of_keys] = (factors[:, None].to(weights.dtype) @ weights)[:, 0]
+    return found.get("words"), found.get("regions")
+
+
+RANKINGS: dict[str, Callable[[Observation], tuple[Tensor | None, Tensor | None]]] = {
+    "last unit": last_unit,
+    **METHODS,
+}
+"""What erasure compares: ways to give each word and each region one number."""
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What the attention of Q questions says.
+
+    - `nats` and `relative`: name of an attention -> (Q, h), see `entropies`. In place of heads, a
+      reduction has glimpses;
+    - `mass`: name of an attention on image rows, or of a ranking -> (Q, h, F, S), see `masses`. The
+      first source is `ANY` row; image self-attention also has the targets as sources;
+    - `uniform` (Q, S): the share of a question's image rows that are in a target, NaN for none;
+    - `rankings`: modality -> ranking -> (Q, M) a number for each of the `counts` (Q,) rows. The
+      ranking `targets` puts the rows of all targets first.
+    """
+
+    nats: dict[str, Array]
+    relative: dict[str, Array]
+    mass: dict[str, Array]
+    uniform: Array
+    rankings: dict[str, dict[str, Array]]
+    counts: dict[str, Array]
+
+
+def study(
+    observe: Callable[[Sequence[int]], Observation], question_ids: Sequence[Id], targets: Targets
+) -> Attended:
+    """Observe all questions, with gradients: `observe` takes their places in `question_ids` (Q).
+
+    Raises `DataError` if a target has rows that an image has not.
+    """
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+
+    def keep(kind: str, name: str, value: Tensor | None) -> None:
+        if value is not None:
+            parts.setdefault((kind, name), []).append(value)
+
+    total = len(question_ids)
+    for first in progress(range(0, total, _OBSERVED), "observing", unit="batch", delay=1):
+        rows = range(first, min(first + _OBSERVED, total))
+        seen = observe(rows)
+        counts = {"words": seen.words, "regions": seen.regions}
+        sets = _sets(targets, rows, seen.regions.tolist(), question_ids)
+        share = sets.double().sum(-1) / seen.regions[:, None]
+        keep("all", "uniform", share.where(share > 0, torch.nan))
+        if targets:  # what an explanation would erase that knows what matters
+            keep("regions", "targets", sets.any(1).float())
+        for modality, count in counts.items():
+            keep("counts", modality, count)
+        for ranking, method in RANKINGS.items():
+            for modality, values in zip(MODALITIES, method(seen), strict=True):
+                keep(modality, ranking, values)
+                if modality == "regions" and values is not None:
+                    shares, all_of_them = _mean_over(values)[:, None, None], sets.new_ones(1, 1, 1)
+                    keep("mass", ranking, masses(shares, all_of_them, sets))
+        for name, weights in seen.weights.items():
+            of_queries, of_keys = _sides(seen, name)
+            queries = counts[of_queries]
+            if name in REDUCTIONS:
+                weights, queries = weights[:, :, None], torch.ones_like(queries)
+            nats, relative = entropies(weights, queries, counts[of_keys])
+            keep("nats", name, nats)
+            keep("relative", name, relative)
+            if of_keys == "regions":
+                sources = _first(queries, int(queries.max()))[:, None]
+                if of_queries == "regions" and name not in REDUCTIONS:
+                    sources = torch.cat([sources, sets], 1)
+                keep("mass", name, masses(weights, sources, sets))
+
+    def joined(kind: str) -> dict[str, Array]:
+        return {name: _join(values) for (of, name), values in parts.items() if of == kind}
+
+    return Attended(
+        nats=joined("nats"),
+        relative=joined("relative"),
+        mass=joined("mass"),
+        uniform=joined("all")["uniform"],
+        rankings={modality: joined(modality) for modality in MODALITIES},
+        counts=joined("counts"),
+    )
+
+
+def _sets(targets: Targets, rows: range, counts: list[int], ids: Sequence[Id]) -> Tensor:
+    """(B, S, m) whether an image row is in a target, of the questions `rows`."""
+    sets = torch.zeros(len(rows), len(targets), max(counts), dtype=torch.bool)
+    for place, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        for number, (name, of_question) in enumerate(targets.items()):
+            chosen = list(of_question[row])
+            if any(not 0 <= index < count for index in chosen):
+                raise DataError(
+                    f"targets of question {ids[row]!r}: {name!r} is {chosen}, but its image has "
+                    f"the rows 0 to {count - 1}"
+                )
+            sets[place, number, chosen] = True
+    return sets
+
+
+def _join(parts: Sequence[Tensor]) -> Array:
+    """Batches one after the other; zeros fill up the last axis where it is shorter."""
+    if parts[0].dim() > 1:
+        longest = max(part.shape[-1] for part in parts)
+        parts = [F.pad(part, (0, longest - part.shape[-1])) for part in parts]
+    return torch.cat(list(parts)).numpy()
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """Scores (K, Q) of Q questions after `steps` (K) rows were erased, or all but one if there are
+    fewer: the `most` or `least` attended first, by ranking, or in `random` order (mean of draws).
+    """
+
+    steps: list[int]
+    most: dict[str, Array]
+    least: dict[str, Array]
+    random: Array
+
+
+def erase_rows(network: nn.Module, batch: Batch, modality: str, keep: Tensor) -> Tensor:
+    """(B, A) the logits of a packed batch without the words or the regions where `keep` (B, M),
+    false beyond a question's rows, is false.
+
+    Words leave the question before it is encoded. Image rows leave after the image encoder, which
+    sees each on its own, so this equals leaving them out of the input. Cells of a stem have seen
+    the pixels around them, and keep what they saw.
+    """
+
+    def kept(x: Tensor, rows: Packed) -> tuple[Tensor, Packed]:
+        chosen = keep[:, : rows.longest]
+        places = chosen.to(rows.device)[rows.mask]
+        return x[: rows.valid][places], Packed(chosen.sum(1), 0, rows.device)
+
+    def without_regions(_: nn.Module, inputs: Any, output: tuple[Tensor, Any]) -> Any:
+        x, rows = output
+        if batch.image.of_question is not None:  # questions share images up to here
+            x, rows = rows.take(x, batch.image.of_question)
+        return kept(x, rows)
+
+    if modality == "words":
+        tokens, rows = kept(batch.question.tokens, batch.question.rows)  # type: ignore[arg-type]
+        logits: Tensor = network(replace(batch.question, tokens=tokens, rows=rows), batch.image)
+        return logits
+    handle = network.image_encoder.register_forward_hook(without_regions)  # type: ignore[union-attr]
+    try:
+        logits = network(batch.question, replace(batch.image, of_question=None))
+    finally:
+        handle.remove()
+    return logits
+
+
+@torch.no_grad()
+def erased_answers(
+    network: nn.Module,
+    dataset: VQADataset,
+    enter: Callable[[Batch], Batch],
+    modality: str,
+    rows: Array,
+    keep: Array,
+) -> Array:
+    """(N,) the answer to each of the questions `rows` (N,) with the rows `keep` (N, M) alone."""
+    # Equally many rows need no padding, and questions about one image share its encoding.
+    order, shared = np.lexsort((rows, keep.sum(1))), dataset.with_shared_images()
+    answers = np.empty(len(rows), np.int64)
+    for first in range(0, len(rows), _ERASED):
+        part = order[first : first + _ERASED]
+        batch = enter(shared[rows[part].tolist()])
+        logits = erase_rows(network, batch, modality, torch.from_numpy(keep[part]))
+        answers[part] = logits.argmax(1).cpu().numpy()
+    return answers
+
+
+def erase(
+    score: Callable[[Array, Array], Array],
+    rankings: Mapping[str, Array],
+    counts: Array,
+    seed: int = 0,
+) -> Erasure:
+    """Erase rows by each of the `rankings` (Q, M) of `counts` (Q,) rows, and at random.
+
+    `score` takes questions (N,) and the rows to keep (N, M), and returns scores (N,). At least one
+    row stays. Equal numbers are ranked at random, by the first of the random orders.
+    """
+    longest = max(int(counts.max()), 1)
+    draws = np.random.default_rng(seed).random((DRAWS, len(counts), longest))
+    values = [value[:, :longest] for value in rankings.values()]
+    none = np.zeros_like(draws[0])
+    orders = [none] * DRAWS + [-value for value in values] + values
+    ties = [*draws, *[draws[0]] * 2 * len(values)]
+    valid = np.arange(longest) < counts[:, None]
+    # Which comes first, second, ... in each order: (V, Q, M), padding last.
+    places = np.stack(
+        [np.lexsort((tie, by, ~valid)).argsort(1) for tie, by in zip(ties, orders, strict=True)]
+    )
+    rows = np.tile(np.arange(len(counts)), len(places))
+    steps, scores = erasure_steps(longest), []
+    for step in progress(steps, "erasing", unit="step", delay=1):
+        keep = ((places >= np.minimum(step, counts - 1)[:, None]) & valid).reshape(-1, longest)
+        # Orders agree on many questions: each distinct set of rows is computed once.
+        codes = np.concatenate([rows[:, None].view(np.uint8), np.packbits(keep, 1)], 1)
+        _, unique, inverse = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+        found = score(rows[unique], keep[unique])[inverse.ravel()]
+        scores.append(found.reshape(len(places), -1))
+    random, most, least = np.split(np.stack(scores, 1), [DRAWS, DRAWS + len(values)])
+    return Erasure(
+        steps,
+        dict(zip(rankings, most, strict=True)),
+        dict(zip(rankings, least, strict=True)),
+        random.mean(0),
+    )
+
+
+def erasure_steps(longest: int) -> list[int]:
+    """0, 1, ..., `longest` - 1, or at most ten above 0 in geometric steps."""
+    most = longest - 1
+    if most <= MOST_STEPS:
+        return list(range(most + 1))
+    return [0, *np.unique(np.geomspace(1, most, MOST_STEPS).round().astype(int)).tolist()]
+
+
+def area(steps: Sequence[int], curve: Array) -> float:
+    """The mean height of a curve (K,) over the numbers of erased rows (trapezoidal rule)."""
+    widths = np.diff(steps)
+    if not len(widths):
+        return float(curve[0])
+    return float(((curve[1:] + curve[:-1]) / 2 @ widths) / widths.sum())
