@@ -31,7 +31,6 @@ from mcan.explain.analysis import (
     ANY,
     RANKINGS,
     Array,
-    Erasure,
     Targets,
     area,
     erase,
@@ -169,7 +168,7 @@ def analyse(model: Model, dataset: VQADataset, targets: Targets) -> dict[str, An
             for name, share in zip(targets, seen.uniform.T, strict=True)
         },
         "mass": {name: _mass(mass, targets) for name, mass in seen.mass.items() if targets},
-        "erasure": {name: _curves(one, groups) for name, one in erased.items()},
+        "erasure": {name: _curves(*one, groups) for name, one in erased.items()},
     }
 
 
@@ -189,19 +188,22 @@ def _mass(mass: Array, targets: Targets) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def _curves(erased: Erasure, groups: Mapping[str, Array]) -> dict[str, Any]:
+def _curves(
+    steps: list[int], scores: Mapping[tuple[str, str], Array], groups: Mapping[str, Array]
+) -> dict[str, Any]:
     """Accuracy of each group of questions by number of erased rows, and the area under it."""
-    orders: dict[tuple[str, str], Array] = {("random", "random"): erased.random}
-    for ranking in erased.most:
-        orders[ranking, "most"] = erased.most[ranking]
-        orders[ranking, "least"] = erased.least[ranking]
-    found = []
-    for (ranking, order), scores in orders.items():
-        curves = {name: 100 * scores[:, rows].mean(1) for name, rows in groups.items()}
-        areas = {name: area(erased.steps, curve) for name, curve in curves.items()}
-        plain = {name: curve.tolist() for name, curve in curves.items()}
-        found.append({"ranking": ranking, "order": order, "areas": areas, "curves": plain})
-    return {"steps": erased.steps, "orders": found}
+    orders = []
+    for (ranking, first), of_order in scores.items():
+        curves = {name: 100 * of_order[:, rows].mean(1) for name, rows in groups.items()}
+        orders.append(
+            {
+                "ranking": ranking,
+                "first": first,
+                "areas": {name: area(steps, curve) for name, curve in curves.items()},
+                "curves": {name: curve.tolist() for name, curve in curves.items()},
+            }
+        )
+    return {"steps": steps, "orders": orders}
 
 
 def report(result: Mapping[str, Any]) -> str:
@@ -238,21 +240,18 @@ def report(result: Mapping[str, Any]) -> str:
         ]
     for modality, erased in result["erasure"].items():
         groups = [name for name in result["groups"] if not name.startswith("question type ")]
-        area_rows = [
-            [each["ranking"], each["order"], *(_show(each["areas"][name]) for name in groups)]
-            for each in erased["orders"]
-        ]
-        curve_rows = [
-            [each["ranking"], each["order"], *map(_show, each["curves"][groups[0]])]
-            for each in erased["orders"]
-        ]
+        areas, curves = [], []
+        for order in erased["orders"]:
+            name = [order["ranking"], order["first"]]
+            areas.append([*name, *(_show(order["areas"][group]) for group in groups)])
+            curves.append([*name, *map(_show, order["curves"][groups[0]])])
         parts += [
             f"## Accuracy with {_TITLES[modality]}",
             "Area under the curve (mean accuracy in percent over the numbers of erased rows), by "
             "ranking and by which rows are erased first:",
-            _table(["ranking", "first", *groups], area_rows),
+            _table(["ranking", "first", *groups], areas),
             "Accuracy by number of erased rows:",
-            _table(["ranking", "first", *map(str, erased["steps"])], curve_rows),
+            _table(["ranking", "first", *map(str, erased["steps"])], curves),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -317,7 +316,7 @@ def figures(result: Mapping[str, Any]) -> dict[str, Figure]:
             axis.xaxis.get_major_locator().set_params(integer=True)
             for number, order in enumerate(("most", "random", "least")):
                 for each in erased["orders"]:
-                    if each["order"] == order and each["ranking"] in (ranking, "random"):
+                    if each["first"] == order and each["ranking"] in (ranking, "random"):
                         style = {**line_style(number), "markersize": 4, "label": order}
                         axis.plot(erased["steps"], each["curves"]["all questions"], **style)
         row[0].set_ylabel("accuracy (%)")

@@ -196,18 +196,6 @@ def _join(parts: Sequence[Tensor]) -> Array:
     return torch.cat(list(parts)).numpy()
 
 
-@dataclass(frozen=True)
-class Erasure:
-    """Scores (K, Q) of Q questions after `steps` (K) rows were erased, or all but one if there are
-    fewer: the `most` or `least` attended first, by ranking, or in `random` order (mean of draws).
-    """
-
-    steps: list[int]
-    most: dict[str, Array]
-    least: dict[str, Array]
-    random: Array
-
-
 def erase_rows(network: nn.Module, batch: Batch, modality: str, keep: Tensor) -> Tensor:
     """(B, A) the logits of a packed batch without the words or the regions where `keep` (B, M),
     false beyond a question's rows, is false.
@@ -266,39 +254,34 @@ def erase(
     rankings: Mapping[str, Array],
     counts: Array,
     seed: int = 0,
-) -> Erasure:
-    """Erase rows by each of the `rankings` (Q, M) of `counts` (Q,) rows, and at random.
+) -> tuple[list[int], dict[tuple[str, str], Array]]:
+    """Erase more and more rows, by each of the `rankings` (Q, M) of `counts` (Q,) rows.
 
-    `score` takes questions (N,) and the rows to keep (N, M), and returns scores (N,). At least one
-    row stays. Equal numbers are ranked at random, by the first of the random orders.
+    `score` takes questions (N,) and the rows to keep (N, M), and returns scores (N,). Returns the
+    numbers of erased rows (K), and by ranking and by which rows go first, "most" or "least", the
+    scores (K, Q); those of ("random", "random") are the mean of some draws. One row always stays.
+    Equal numbers are ordered at random, as the first draw has them.
     """
     longest = max(int(counts.max()), 1)
     draws = np.random.default_rng(seed).random((DRAWS, len(counts), longest))
-    values = [value[:, :longest] for value in rankings.values()]
-    none = np.zeros_like(draws[0])
-    orders = [none] * DRAWS + [-value for value in values] + values
-    ties = [*draws, *[draws[0]] * 2 * len(values)]
+    orders = [(np.zeros_like(draw), draw) for draw in draws]
+    for values in rankings.values():
+        orders += [(-values[:, :longest], draws[0]), (values[:, :longest], draws[0])]
     valid = np.arange(longest) < counts[:, None]
-    # Which comes first, second, ... in each order: (V, Q, M), padding last.
-    places = np.stack(
-        [np.lexsort((tie, by, ~valid)).argsort(1) for tie, by in zip(ties, orders, strict=True)]
-    )
-    rows = np.tile(np.arange(len(counts)), len(places))
+    # When each row goes, by each order: (V, Q, M), padding last.
+    turns = np.stack([np.lexsort((ties, by, ~valid)).argsort(1) for by, ties in orders])
+    rows = np.tile(np.arange(len(counts)), len(turns))
     steps, scores = erasure_steps(longest), []
     for step in progress(steps, "erasing", unit="step", delay=1):
-        keep = ((places >= np.minimum(step, counts - 1)[:, None]) & valid).reshape(-1, longest)
+        keep = ((turns >= np.minimum(step, counts - 1)[:, None]) & valid).reshape(-1, longest)
         # Orders agree on many questions: each distinct set of rows is computed once.
         codes = np.concatenate([rows[:, None].view(np.uint8), np.packbits(keep, 1)], 1)
         _, unique, inverse = np.unique(codes, axis=0, return_index=True, return_inverse=True)
-        found = score(rows[unique], keep[unique])[inverse.ravel()]
-        scores.append(found.reshape(len(places), -1))
-    random, most, least = np.split(np.stack(scores, 1), [DRAWS, DRAWS + len(values)])
-    return Erasure(
-        steps,
-        dict(zip(rankings, most, strict=True)),
-        dict(zip(rankings, least, strict=True)),
-        random.mean(0),
-    )
+        scores.append(score(rows[unique], keep[unique])[inverse.ravel()].reshape(len(turns), -1))
+    random, *ranked = np.split(np.stack(scores, 1), range(DRAWS, len(turns)))
+    names = [(ranking, first) for ranking in rankings for first in ("most", "least")]
+    found = {name: each[0] for name, each in zip(names, ranked, strict=True)}
+    return steps, {("random", "random"): random.mean(0), **found}
 
 
 def erasure_steps(longest: int) -> list[int]:
