@@ -71,7 +71,7 @@ def test_cards_agree_with_eval(lab):
     expected = predictions(lab)
     assert len(set(ids(found))) == len(found) == 20
     assert data["title"] == "runs/a on val"
-    assert data["notes"] == ["20 of 20 questions: at random (seed 0)."]
+    assert data["notes"][0] == "20 of 20 questions: at random (seed 0)."
     for card, question in zip(found, ids(found), strict=True):
         entry = expected[question]
         assert (card["question"], card["facts"]["image"]) == (
@@ -107,7 +107,7 @@ def test_worst_are_the_mistakes_with_the_highest_probability(lab):
     found, data = cards(lab, "--worst", "3")
     assert ids(found) == [entry["question_id"] for entry in wrong[:3]]
     assert {card["verdict"] for card in found} == {"wrong"}
-    assert data["notes"] == [f"3 of 20 questions: the most probable of {len(wrong)} mistakes."]
+    assert data["notes"][0] == f"3 of 20 questions: the most probable of {len(wrong)} mistakes."
 
 
 def test_changed_are_questions_with_another_answer(lab):
