@@ -30,9 +30,9 @@ from mcan.build import (
     stored_config,
 )
 from mcan.config import Config
-from mcan.data.arrays import Id, Text, array_to_ids, ids_to_array
+from mcan.data.arrays import Id, array_to_ids
 from mcan.data.dataset import VQADataset
-from mcan.data.prepared import Prepared, Split, encode_questions
+from mcan.data.prepared import Prepared, Split
 from mcan.data.store import ImageStore
 from mcan.engine.checkpoint import Checkpoint, open_checkpoint
 from mcan.engine.losses import LOSSES
@@ -43,6 +43,8 @@ from mcan.evaluation.results import question_details
 from mcan.explain.explanation import Answer, Answers, Explanation, Facts, Words
 from mcan.explain.weights import METHODS, Observation, observe
 from mcan.preparation.images import open_rgb, resize_image, to_rgb
+from mcan.preparation.questions import Example, RawSplit
+from mcan.preparation.recipe import encode_split
 from mcan.preparation.store_writer import ImageRows
 from mcan.text.vocabulary import Vocabulary, tokenise
 
@@ -400,34 +402,10 @@ def _store(images: Sequence[ImageRows]) -> ImageStore:
 
 def _asked(questions: Sequence[str], images: Sequence[Id], vocabulary: Vocabulary) -> Split:
     """Questions about images, without answers, as a split."""
-    text, none = Text.of(questions), np.zeros(0, np.int32)
-    tokens = encode_questions(text, vocabulary)
-    nothing = np.zeros(len(questions) + 1, np.int64)
-    distinct = {image: number for number, image in enumerate(dict.fromkeys(images))}
-    codes, empty = np.zeros(len(questions), np.int32), np.zeros(2, np.int64)
-    return Split(
-        Path("(asked)"),
-        "",
-        {
-            "question_ids": np.arange(len(questions)),
-            "questions": text.values,
-            "questions_offsets": text.offsets,
-            "tokens": tokens.values,
-            "token_offsets": tokens.offsets,
-            "image_ids": ids_to_array(list(distinct)),
-            "image_index": np.array([distinct[image] for image in images], np.int32),
-            "target_index": none,
-            "target_score": none.astype(np.float32),
-            "target_offsets": nothing,
-            "human_answers": none,
-            "human_answer_offsets": nothing,
-            "answer_strings": none.astype(np.uint8),
-            "answer_strings_offsets": np.zeros(1, np.int64),
-            **{f"{of}_type": codes for of in ("answer", "question")},
-            **{f"{of}_type_names": none.astype(np.uint8) for of in ("answer", "question")},
-            **{f"{of}_type_names_offsets": empty for of in ("answer", "question")},
-        },
-    )
+    pairs = enumerate(zip(questions, images, strict=True))
+    examples = (Example(number, image, text) for number, (text, image) in pairs)
+    split = RawSplit.collect(examples, Path("(asked)"))
+    return Split(Path("(asked)"), "", encode_split(split, vocabulary, "exact")[0])
 
 
 def _of_question(seen: Observation, number: int) -> dict[str, NDArray[np.float32]]:

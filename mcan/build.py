@@ -18,13 +18,13 @@ from mcan.config.schema import ModelConfig
 from mcan.data.arrays import Index, first_duplicate
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared, Split, encode_questions
-from mcan.data.store import ImageStore, open_store
+from mcan.data.store import ImageStore, open_store, plain
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.losses import LOSSES
 from mcan.engine.processes import Processes
 from mcan.engine.run_folder import resolve_rows
 from mcan.engine.trainer import Evaluate
-from mcan.errors import ConfigError, DataError, RunError, shorten
+from mcan.errors import ConfigError, DataError, RunError, plural, shorten
 from mcan.evaluation.predict import Predictions, Score, predict
 from mcan.evaluation.results import Scorer
 from mcan.nn.cascade import MCA_LAYERS, Cascade, UnitSizes
@@ -46,9 +46,9 @@ def open_stores(config: Config, processes: Processes) -> Stores:
 
     images, grid = opened(config.data.images), opened(config.data.grid)
     for stores in (images, grid):
-        ways = {json.dumps(store.provenance.get("extractor")): store.path for store in stores}
+        ways = {json.dumps(store.provenance.get("extractor")): store for store in stores}
         if len(ways) > 1:
-            each = " and ".join(f"{path} by {way}" for way, path in ways.items())
+            each = " and ".join(f"{s.path} by {plain(s.made_by)}" for s in ways.values())
             processes.print_once(f"warning: stores were extracted in different ways: {each}")
     return images, grid
 
@@ -116,7 +116,8 @@ def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
     if without == questions:
         raise DataError(f"{names}: none of the {without} questions has an answer of the vocabulary")
     images, unknown = len(np.unique(dataset.image_rows)), np.mean(words == UNK)
-    counts = f"{questions:,} questions on {images:,} images, {unknown:.1%} unknown words"
+    counts = f"{plural(questions, 'question')} on {plural(images, 'image')}"
+    counts += f", {unknown:.1%} unknown words"
     share = f"{without} of {questions} questions ({without / questions:.0%})"
     warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
     warnings = [warning] if without > 0.2 * questions else []
@@ -247,10 +248,10 @@ def unknown_stores(checkpoint: Checkpoint, stores: Iterable[ImageStore]) -> list
     """
     trained = checkpoint.trained_on[0]  # every split with the same stores
     digests, made_by = trained.get("stores", {}), trained.get("made_by", {})
-    known = ", ".join(f"{path} (made by {made_by.get(path, 'unknown')[:200]})" for path in digests)
+    known = ", ".join(f"{path} (made by {plain(made_by.get(path, 'unknown'))})" for path in digests)
     return [
-        f"{store.path} (made by {store.made_by[:200]}) is not what {checkpoint.source} was trained "
-        f"on: {known}; with features of another extractor, the accuracy means nothing"
+        f"{store.path} (made by {plain(store.made_by)}) is not what {checkpoint.source} was "
+        f"trained on: {known}; with features of another extractor, the accuracy means nothing"
         for store in stores
         if digests and store.digest not in digests.values()
         if "extractor" not in store.provenance or store.made_by not in made_by.values()

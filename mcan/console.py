@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import threading
-from argparse import ArgumentTypeError
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -64,6 +64,16 @@ def align(rows: Sequence[Sequence[str]]) -> str:
         "  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
         for first, *cells in rows
     )
+
+
+class DefaultsInHelp(ArgumentDefaultsHelpFormatter):
+    """Ends the help of an option with its default, if there is one."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        if isinstance(action.default, list) and action.default:
+            return f"{action.help} (default: {' '.join(action.default)})"
+        nothing = action.default in (None, []) or action.default is False
+        return action.help if nothing else super()._get_help_string(action)
 
 
 def expand_home(path: str) -> str:

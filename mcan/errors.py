@@ -50,6 +50,11 @@ def need(package: str, where: object) -> None:
         raise DataError(f"{where}: needs {package}: pip install 'mcan[{package}]'")
 
 
+def plural(count: int, noun: str) -> str:
+    """A count in a message: "1 image", "2,990 images"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def command(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry point: its status is the exit status.
 

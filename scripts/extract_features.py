@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mcan.console import message, positive, shard
+from mcan.console import DefaultsInHelp, message, positive, shard
 from mcan.data.arrays import Id
 from mcan.errors import DataError, command
 from mcan.preparation.extraction import extract_features
@@ -21,7 +21,6 @@ from mcan.preparation.extractors import (
     GridExtractor,
     RegionExtractor,
 )
-from mcan.preparation.image_ids import ID_HELP, ID_RULES
 from mcan.preparation.images import (
     MAX_PIXELS,
     ImageSource,
@@ -30,7 +29,8 @@ from mcan.preparation.images import (
     list_images,
     list_packed_images,
 )
-from mcan.preparation.store_writer import add_fill_arguments, read_fill_options, read_pairs
+from mcan.preparation.names import ID_HELP, ID_RULES, read_pairs
+from mcan.preparation.store_writer import add_fill_arguments, read_fill_options
 
 SHORT_SIDE, LONG_SIDE = 600, 1000
 
@@ -42,12 +42,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "published unless --skip-broken.",
     )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="{grid,region,pixels}")
-    style: Any = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    style: Any = {"formatter_class": DefaultsInHelp}
     text = "the cells of the last map of a classification backbone"
     grid = tasks.add_parser("grid", help=text, **style)
     add = grid.add_argument
     add("--backbone", default="resnet50", help=f"model of torchvision, or {TIMM}NAME")
-    text = "in pixels; None: {}, or for timm the size and the crop of the model"
+    text = "in pixels; default: {}, or for timm the size and the crop of the model"
     add("--short-side", type=positive, help=text.format(SHORT_SIDE))
     add("--long-side", type=positive, help=text.format(LONG_SIDE) + "; overrides the short side")
     text = "timm: another crop, without margin; border and squash keep the whole image"
@@ -57,8 +57,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = region.add_argument
     boxes = BoxSelection()
     add("--detector", default="fasterrcnn_resnet50_fpn", help="model of torchvision")
-    add("--short-side", type=positive, help="in pixels; None: that of the detector")
-    add("--long-side", type=positive, help="in pixels; None: that of the detector")
+    add("--short-side", type=positive, help="in pixels; default: that of the detector")
+    add("--long-side", type=positive, help="in pixels; default: that of the detector")
     add("--threshold", type=float, default=boxes.threshold, help="least score of a box")
     add("--overlap", type=float, default=boxes.overlap, help="of boxes of a class, at most")
     add("--min-boxes", type=positive, default=boxes.min_boxes, help="of an image")
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         add = task.add_argument
         text = "folder, with any subfolders, of images or Parquet files; or one Parquet file"
         add("images", metavar="IMAGES", type=Path, help=text)
-        add_fill_arguments(task, pixels=task is pixels)
+        add_fill_arguments(task)
         add("--ids", choices=ID_RULES, default="stem", help=ID_HELP)
         text = "Parquet: image=FIELD id=FIELD, unless they have well-known names"
         add("--fields", nargs="+", default=[], metavar="NAME=FIELD", help=text)
@@ -78,13 +78,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         add("--shard", type=shard, default="1/1", metavar="I/N", help="I-th of N parts, from 1")
     for task in (grid, region):
         add = task.add_argument
-        add(
-            "--weights",
-            required=True,
-            metavar="DEFAULT|FILE|random",
-            help="DEFAULT: what torchvision or timm publishes, downloaded; FILE: a state "
-            "dictionary; random: for trying things out",
+        add("--float32", action="store_true", help="store float32 instead of float16")
+        text = (
+            "DEFAULT: what torchvision or timm publishes, downloaded; FILE: a state dictionary; "
+            "random: for trying things out"
         )
+        add("--weights", required=True, metavar="DEFAULT|FILE|random", help=text)
         add("--precision", choices=["float32", "bf16"], default="float32", help="of the network")
         add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
         add("--batch-size", type=positive, default=8, help="images of equal shape")
@@ -138,7 +137,7 @@ def find_images(source: Path, args: argparse.Namespace) -> Mapping[Id, ImageSour
         if fields:
             raise DataError(f"{source}: --fields is for Parquet files, and there is none")
         return list_images(source, args.ids)
-    return list_packed_images(files, args.ids, fields.get("image"), fields.get("id"))
+    return list_packed_images(files, args.ids, fields)
 
 
 def usable_device(name: str) -> torch.device:

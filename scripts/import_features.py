@@ -17,8 +17,8 @@ from mcan.preparation.feature_files import (
     read_sizes,
 )
 from mcan.preparation.feature_mapping import AXES, KNOWN, SourceOptions
-from mcan.preparation.image_ids import ID_HELP, ID_RULES
-from mcan.preparation.store_writer import add_fill_arguments, read_fill_options, read_pairs
+from mcan.preparation.names import ID_HELP, ID_RULES, read_pairs
+from mcan.preparation.store_writer import add_fill_arguments, read_fill_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("sources", metavar="SOURCE", type=Path, nargs="+", help="files or folders, in this order")
     add_fill_arguments(parser)
+    add("--float32", action="store_true", help="store float32 instead of float16")
     add("--format", choices=LAYOUTS, help="default: detected")
     names = " ".join(f"{name}=NAME" for name in KNOWN)
     text = f"what the entries are called, if not known: {names}; size=WIDTH,HEIGHT; boxes= for none"

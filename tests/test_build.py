@@ -33,8 +33,8 @@ from mcan.data.store import open_store
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.processes import Processes
 from mcan.errors import RunError
-from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.recipe import write_prepared
 from mcan.preparation.store_writer import ImageRows, StoreWriter
 from mcan.text.vocabulary import Vocabulary, build_tokens
 

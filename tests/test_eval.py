@@ -20,13 +20,14 @@ from vqa_toys import examples_of
 from mcan.batch import Image, Question
 from mcan.build import build_model, unknown_stores
 from mcan.config import config_from_dict
-from mcan.data.prepared import Prepared, meta_text
+from mcan.data.integrity import meta_text
+from mcan.data.prepared import Prepared
 from mcan.data.store import ImageStore, open_store
 from mcan.engine import checkpoint as checkpoints
 from mcan.files import sha256_of
 from mcan.nn.mcan import ModelSizes
-from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.recipe import write_prepared
 from mcan.preparation.synthetic import make_synthetic
 from mcan.rows import Packed
 from mcan.text.vocabulary import Vocabulary
@@ -288,7 +289,7 @@ def test_features_of_another_extractor_are_reported(lab, tmp_path):
     images = f"data.images=[{tmp_path}/other/images.h5]"
     result = lab.eval("runs/run", images, "--output", str(tmp_path / "out"))
     assert result.status == 0, result.err
-    assert re.search(r'warning: .*other/images.h5 \(made by {"made_up": true}\) is not', result.err)
+    assert re.search(r"warning: .*other/images.h5 \(made by made_up: true\) is not", result.err)
     assert "step_00000018.pt was trained on: images.h5 (made by" in result.err
 
 

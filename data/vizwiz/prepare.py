@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mcan.data.records import read_records
 from mcan.errors import command
-from mcan.preparation.image_ids import image_id
+from mcan.preparation.names import image_id
 from mcan.preparation.questions import Example, answers_of
 from mcan.preparation.recipe import DatasetRecipe
 

@@ -77,12 +77,12 @@ def read_visual_genome(
     for record in read_records(images_path):
         known = record.get("coco_id") is not None
         coco_ids[record.id("image_id", 0)] = record.id("coco_id", 0) if known else None
-    for number, image in enumerate(read_records(pairs_path)):
+    for image in read_records(pairs_path):
         pairs = image.get("qas")
         if not isinstance(pairs, list):
             raise image.error("'qas' is not a list")
         for place, value in enumerate(pairs):
-            pair = Record(pairs_path, f"{number}, qas[{place}]", value)
+            pair = Record(pairs_path, image.number, value, f"{image.where}, qas[{place}]")
             image_id = pair.id("image_id", 0)
             if image_id not in coco_ids:
                 raise pair.error(f"image {image_id} is not in {images_path}")

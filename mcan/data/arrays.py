@@ -1,29 +1,18 @@
-"""Arrays as files hold them: lists of different lengths, text, ids, and memory-mapped HDF5.
-
-Nothing has a variable length inside HDF5: damaged bytes cannot send the library into its heaps.
-"""
+"""Arrays as files hold them: lists of different lengths, text, ids."""
 
 from __future__ import annotations
 
-import errno
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
-
-from mcan.errors import DataError
 
 Index = NDArray[np.int64]
 Id = int | str
 Ids = NDArray[Any]
 """(N,) int64, or (N,) fixed-length bytes (numpy `S`) of UTF-8 text."""
-_FIXED = "iufS"
-"""Kinds of dtypes with a fixed size: integers, floating point, bytes."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +48,8 @@ class RaggedArray:
         return self.values[np.arange(int(lengths.sum())) + np.repeat(shift, lengths)], lengths
 
 
-class RaggedBuilder:
-    """Collects lists in about the memory of the arrays; `typecode` as in `array.array`."""
-
-    def __init__(self, typecode: str) -> None:
-        self._values = array(typecode)
-        self._offsets = array("q", [0])
-
-    def append(self, values: Iterable[Any]) -> None:
-        self._values.extend(values)
-        self._offsets.append(len(self._values))
-
-    def build(self) -> RaggedArray:
-        return RaggedArray(np.asarray(self._values), np.asarray(self._offsets))
-
-
 class Text(RaggedArray):
     """N strings: a `RaggedArray` of uint8 (UTF-8) that decodes a string when it is read."""
-
-    @classmethod
-    def of(cls, strings: Iterable[str]) -> Text:
-        """Raises `UnicodeEncodeError` for a string that is not valid Unicode."""
-        encoded = [string.encode() for string in strings]
-        values = np.frombuffer(b"".join(encoded), np.uint8)
-        return cls(values, np.cumsum([0, *map(len, encoded)]))
 
     def __getitem__(self, index: int) -> str:
         return str(super().__getitem__(index).tobytes().decode())
@@ -119,43 +86,3 @@ def first_duplicate(ids: Ids) -> Id | None:
     ordered = np.sort(ids)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     return next(iter(array_to_ids(repeated)), None)
-
-
-def map_arrays(path: Path, what: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The contiguous datasets of an HDF5 file, memory-mapped read-only, and its attributes.
-
-    Attributes are Python values, text is `bytes`. Anything of variable length, as in files of
-    format version 1, is left out. `what` names the kind of file in messages. Raises `DataError` if
-    the file is missing, truncated or damaged.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such {what}")
-    try:
-        # Without locks: the files never change once renamed, and some network drives have none.
-        with h5py.File(path, "r", locking=False) as file:
-            attributes = {
-                name: np.asarray(file.attrs[name]).tolist()
-                for name in file.attrs
-                if h5py.h5a.open(file.id, name.encode()).dtype.kind in _FIXED
-            }
-            content = np.memmap(path, np.uint8, "r")
-            arrays = {}
-            for name, dataset in file.items():
-                if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in _FIXED:
-                    continue
-                if 0 in dataset.shape:
-                    arrays[name] = np.zeros(dataset.shape, dataset.dtype)
-                elif (offset := dataset.id.get_offset()) is not None:
-                    # Raises `TypeError` beyond the end of the file.
-                    arrays[name] = np.ndarray(dataset.shape, dataset.dtype, content.data, offset)
-            return arrays, attributes
-    # What h5py and numpy raise for damaged files, as flipping bytes shows.
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        if getattr(error, "errno", None) == errno.ENOMEM:
-            raise DataError(
-                f"{path}: not enough memory to map this {what} ({reason}); see ulimit -v"
-            ) from None
-        raise DataError(
-            f"{path}: this {what} is truncated, damaged or not HDF5 ({reason})"
-        ) from error

@@ -17,8 +17,8 @@ import torch
 from mcan.batch import Batch, Image, Question, Targets
 from mcan.data.arrays import Id, Index, RaggedArray, array_to_ids
 from mcan.data.prepared import Categories, Split
-from mcan.data.store import ImageStore, StoreGroup, first_ids
-from mcan.errors import DataError
+from mcan.data.store import ImageStore, StoreGroup
+from mcan.errors import DataError, plural, shorten
 from mcan.rows import Packed, filler_rows
 
 
@@ -128,11 +128,14 @@ def _locate(splits: Sequence[Split], group: StoreGroup) -> Index:
         images.append(found[split.image_index])
         missing = split.image_ids[found < 0]
         if len(missing):
-            files = ", ".join(str(store.path) for store in group.stores)
+            questions = int((images[-1] < 0).sum())
+            files = shorten(store.path for store in group.stores)
+            counts = f"{plural(len(missing), 'image')} of {plural(questions, 'question')}"
+            others = array_to_ids(group.stores[0].image_ids[:5])
             raise DataError(
-                f"{split.path}: {len(missing)} images of {(images[-1] < 0).sum()} questions are in "
-                f"none of the image stores ({files}): {first_ids(missing)}; the stores hold ids "
-                f"such as {first_ids(group.stores[0].image_ids)}"
+                f"{split.path}: the image stores ({files}) lack {counts}: "
+                f"{shorten(map(repr, array_to_ids(missing)))}; they hold ids such as "
+                f"{shorten(map(repr, others))}"
             )
     return np.concatenate(images)
 

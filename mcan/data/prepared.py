@@ -9,9 +9,8 @@ Q questions of a split.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcan.data.arrays import Ids, Index, RaggedArray, RaggedBuilder, Text, array_to_ids, map_arrays
+from mcan.data.arrays import Ids, Index, RaggedArray, Text, array_to_ids
+from mcan.data.integrity import check_file, map_arrays, read_meta
 from mcan.errors import DataError, shorten
-from mcan.files import sha256_of
 from mcan.text.vocabulary import Vocabulary, tokenise
 
 FORMAT_VERSION = 2
@@ -41,7 +40,7 @@ class HumanAnswers(Sequence[list[str]]):
     """The raw answers of each question; `codes` are int32 indices of the distinct `strings`."""
 
     codes: RaggedArray
-    text: Text
+    text: Iterable[str]
 
     @cached_property
     def strings(self) -> tuple[str, ...]:
@@ -143,10 +142,11 @@ class Split:
 
 def encode_questions(questions: Text, vocabulary: Vocabulary) -> RaggedArray:
     """The token indices of each question, int32, at least one."""
-    tokens = RaggedBuilder("i")
+    tokens, offsets = array("i"), array("q", [0])
     for question in questions:
-        tokens.append(vocabulary.encode(tokenise(question)))
-    return tokens.build()
+        tokens.extend(vocabulary.encode(tokenise(question)))
+        offsets.append(len(tokens))
+    return RaggedArray(np.asarray(tokens), np.asarray(offsets))
 
 
 @dataclass(frozen=True)
@@ -164,18 +164,8 @@ class Prepared:
     def open(cls, folder: str | Path) -> Prepared:
         """Raises `DataError` if the folder, `meta.json` or `vocabulary.json` is not as written."""
         folder = Path(folder)
-        path = folder / "meta.json"
-        if not path.is_file():
-            raise DataError(
-                f"{folder}: no prepared dataset (it has no meta.json); {_command(folder)}"
-            )
-        content, meta = path.read_bytes(), dict[str, Any]()
-        with suppress(TypeError, ValueError):
-            meta.update(json.loads(content))
-        meta.pop("checksum", None)
-        if meta.get("format_version") != FORMAT_VERSION or content != meta_text(meta).encode():
-            raise _damaged(path, meta)
-        _check_file(folder, "vocabulary.json", meta)
+        meta = read_meta(folder, FORMAT_VERSION)
+        check_file(folder, "vocabulary.json", meta)
         vocabulary = Vocabulary.read(folder / "vocabulary.json")
         splits = tuple(meta["splits"])
         return cls(folder, vocabulary, meta["dataset"], meta["metric"], splits, meta)
@@ -190,38 +180,10 @@ class Prepared:
     def split(self, name: str) -> Split:
         """Map a split. Raises `DataError` if it is unknown, damaged or not as written."""
         digest = self.digest(name)
-        _check_file(self.folder, f"{name}.h5", self.meta)
+        check_file(self.folder, f"{name}.h5", self.meta)
         return Split(self.folder / f"{name}.h5", digest, {})
 
     def verify(self) -> None:
         """Read every file of the folder; `DataError` names one that is damaged or changed."""
         for name in self.meta["files"]:
-            _check_file(self.folder, name, self.meta)
-
-
-def meta_text(meta: Mapping[str, Any]) -> str:
-    """The content of `meta.json`: `meta`, and the SHA-256 of `meta` itself as `checksum`."""
-    checksum = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**meta, "checksum": checksum}, indent=2) + "\n"
-
-
-def _check_file(folder: Path, name: str, meta: Mapping[str, Any]) -> None:
-    path = folder / name
-    if not path.is_file() or sha256_of(path) != meta["files"][name]:
-        raise _damaged(path, meta)
-
-
-def _damaged(path: Path, meta: Mapping[str, Any]) -> DataError:
-    found = "damaged, changed or of an older format" if path.exists() else "no such file"
-    return DataError(f"{path}: {found}; {_command(path.parent, meta)}")
-
-
-def _command(folder: Path, meta: Mapping[str, Any] | None = None) -> str:
-    """How to make `folder` (again), by its meta or else by the dataset's folder around it."""
-    meta, around = meta or {}, folder.absolute().parent
-    name = meta.get("dataset") or ((around / "prepare.py").exists() and around.name)
-    if not name:
-        return "make it with the prepare.py of the dataset's folder in data/"
-    command = meta.get("command", f"python data/{name}/prepare.py")
-    force = " --force" if (folder / "meta.json").exists() else ""
-    return f"make it with: {command} --output {folder}{force}"
+            check_file(self.folder, name, self.meta)

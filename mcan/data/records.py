@@ -77,17 +77,27 @@ def read_items(path: Path, key: str | None = None) -> Iterator[Any]:
         raise DataError(f"{path}: there are no entries")
 
 
-def _table_rows(text: TextIO) -> Iterator[dict[str, str]]:
+class _TableRow(dict[str, str]):
+    """A row of a table, and the line of the file that it begins in."""
+
+    line: int
+
+
+def _table_rows(text: TextIO) -> Iterator[_TableRow]:
     first = text.readline()
     delimiter = max("\t,;", key=first.count)
-    rows = csv.DictReader(itertools.chain([first], text), delimiter=delimiter, strict=True)
-    for row in rows:
-        if None in row or None in row.values():
-            raise ValueError(
-                f"line {rows.line_num} has not as many cells as the first line; a text with "
-                "separators or line breaks needs quotes"
-            )
-        if any(row.values()):
+    rows = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+    names, before = next(rows, []), rows.line_num
+    for cells in rows:
+        line, before = before + 1, rows.line_num
+        if any(cells):
+            if len(cells) != len(names):
+                raise ValueError(
+                    f"line {line} has not as many cells as the first line; a text with separators "
+                    "or line breaks needs quotes"
+                )
+            row = _TableRow(zip(names, cells, strict=True))
+            row.line = line
             yield row
 
 
@@ -112,25 +122,35 @@ def _parquet_rows(path: Path, file: BufferedReader) -> Iterator[dict[str, Any]]:
 def read_records(path: Path, key: str | None = None) -> Iterator[Record]:
     """The objects of a file; see `read_items`."""
     for number, value in enumerate(read_items(path, key)):
-        yield Record(path, number, value)
+        where = f"line {value.line}" if isinstance(value, _TableRow) else f"entry {number}"
+        yield Record(path, number, value, where)
 
 
 class Record:
-    """An object of a file with checked access; errors name file, entry and question."""
+    """An object of a file with checked access; errors name file, line or entry, and question.
 
-    __slots__ = ("fields", "path", "place")
+    `number` counts the objects of the file, from 0.
+    """
 
-    def __init__(self, path: Path, place: int | str, value: Any) -> None:
+    __slots__ = ("fields", "number", "path", "where")
+
+    def __init__(self, path: Path, number: int, value: Any, where: str) -> None:
         self.path = path
-        self.place = place
+        self.number = number
+        self.where = where
         if not isinstance(value, dict):
-            raise DataError(f"{path}: entry {place} is {value!r:.60}, expected an object")
+            raise DataError(f"{path}: {where} is {value!r:.60}, expected an object")
         self.fields = value
+
+    @property
+    def name(self) -> str:
+        """What is called after its place in a file: FILE/NUMBER."""
+        return f"{self.path.stem}/{self.number}"
 
     def error(self, text: str) -> DataError:
         known = self.fields.get("question_id")
         about = f" (question {known!r})" if isinstance(known, (int, str)) else ""
-        return DataError(f"{self.path}: entry {self.place}{about}: {text}")
+        return DataError(f"{self.path}: {self.where}{about}: {text}")
 
     def __contains__(self, name: str) -> bool:
         return name in self.fields

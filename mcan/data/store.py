@@ -6,12 +6,11 @@ N images, T rows of all of them, D width of a feature row. File format: data/REA
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shlex
+import re
 import zlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcan.console import message, progress
-from mcan.data.arrays import Ids, Index, array_to_ids, map_arrays
-from mcan.errors import DataError
+from mcan.data.arrays import Ids, Index, array_to_ids
+from mcan.data.integrity import content_digest, file_identity, image_checksum, map_arrays, remake
+from mcan.errors import DataError, plural, shorten
 from mcan.rows import Packed, filler_rows
 
 FORMAT_VERSION = 2
@@ -72,7 +72,7 @@ class ImageStore:
         before the next batch is read; one in the middle of a batch cannot be. If the file was
         deleted or replaced by another, the old rows can still be read.
         """
-        now = _identity(self.path)
+        now = file_identity(self.path)
         if self.identity and now[:1] == self.identity[:1] and now != self.identity:
             raise DataError(
                 f"{self.path}: was overwritten while it is in use; write a new store under another "
@@ -86,8 +86,8 @@ class ImageStore:
 
     @property
     def made_by(self) -> str:
-        """What made the features: settings of the extractor, the formats that were imported, or
-        all that is known; equal for the shards of one extraction."""
+        """What made the features, as JSON: settings of the extractor, the formats that were
+        imported, or all that is known; equal for the shards of one extraction."""
         formats = sorted({source["format"] for source in self.provenance.get("sources", [])})
         how = self.provenance.get("extractor") or formats or self.provenance or "unknown"
         return how if isinstance(how, str) else json.dumps(how, sort_keys=True)
@@ -111,9 +111,10 @@ class ImageStore:
             if image_checksum(np.asarray(rows), boxes) != self.checksums[index]:
                 damaged.append(index)
         if damaged:
+            ids = map(repr, array_to_ids(self.image_ids[damaged]))
             raise DataError(
-                f"{self.path}: the rows of {len(damaged):,} images are damaged "
-                f"({first_ids(self.image_ids[damaged])}); {_remake(self.path, self.provenance)}"
+                f"{self.path}: the rows of {plural(len(damaged), 'image')} are damaged "
+                f"({shorten(ids)}); {remake(self.path, self.provenance)}"
             )
 
     def load(self, residency: Residency, device: torch.device | str = "cpu") -> ImageStore:
@@ -162,52 +163,19 @@ def open_store(path: str | Path) -> ImageStore:
     if not intact:
         raise DataError(
             f"{path}: damaged, or not an image store of format {FORMAT_VERSION}; "
-            f"{_remake(path, provenance)}"
+            f"{remake(path, provenance)}"
         )
     store = ImageStore(
-        path, digest, provenance, rows, boxes=boxes, identity=_identity(path), **tables
+        path, digest, provenance, rows, boxes=boxes, identity=file_identity(path), **tables
     )
     sample = np.linspace(0, len(store) - 1, 16).astype(int)
     store.verify(np.unique(sample).tolist())
     return store
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    """Of a file, as it is now: which one, how large, last written when; nothing if it is gone."""
-    found = path.stat() if path.exists() else None
-    return (found.st_ino, found.st_size, found.st_mtime_ns) if found else ()
-
-
-def image_checksum(rows: NDArray[Any], boxes: NDArray[np.float32] | None) -> int:
-    """CRC-32 of the rows of an image followed by its boxes."""
-    checksum = zlib.crc32(np.ascontiguousarray(rows).data)
-    return checksum if boxes is None else zlib.crc32(np.ascontiguousarray(boxes).data, checksum)
-
-
-def content_digest(
-    rows: NDArray[Any], boxes: NDArray[Any] | None, tables: Mapping[str, NDArray[Any]]
-) -> str:
-    """SHA-256 of shapes, dtypes and tables. These hold a checksum of each image, so it covers all
-    that training reads, at the cost of the tables alone."""
-    shapes = {"rows": rows, "boxes": boxes, **tables}
-    header = {k: [v.dtype.str, list(v.shape)] for k, v in shapes.items() if v is not None}
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tables):
-        digest.update(np.ascontiguousarray(tables[name]).data)
-    return digest.hexdigest()
-
-
-def _remake(path: Path, provenance: Mapping[str, Any]) -> str:
-    scripts = "the dataset's prepare.py, scripts/import_features.py or scripts/extract_features.py"
-    command = str(provenance.get("command", scripts))
-    for name, place in (("STORE", path), ("FOLDER", path.parent)):
-        command = command.replace(f"--output {name}", f"--output {shlex.quote(str(place))}")
-    return f"delete it and make it again with: {command}"
-
-
-def first_ids(ids: Ids) -> str:
-    """Five of them, for messages."""
-    return ", ".join(map(repr, array_to_ids(ids[:5]))) + (", ..." if len(ids) > 5 else "")
+def plain(text: str) -> str:
+    """JSON as a short text for messages: `grid: resnet50, layer: layer4`."""
+    return re.sub(r'[][{}"]', "", text)[:200]
 
 
 class StoreGroup:

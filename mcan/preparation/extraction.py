@@ -19,7 +19,8 @@ import torchvision
 from PIL import Image
 
 from mcan.data.arrays import Id
-from mcan.errors import DataError
+from mcan.data.store import plain
+from mcan.errors import DataError, plural
 from mcan.files import sha256_of
 from mcan.preparation.extractors import (
     DEFAULT,
@@ -94,7 +95,7 @@ def extractor_of(
     name = settings.get("grid") or settings.get("region")
     if name is None:
         raise DataError(
-            f"the model's features were made by {made_by[:200]}, not by extract_features.py, so "
+            f"the model's features were made by {plain(made_by)}, not by extract_features.py, so "
             "none can be made of a picture; give an image id of a store, or (features, boxes)"
         )
     if sides := settings["resize"]:
@@ -122,9 +123,7 @@ def extractor_of(
         resize = resize or extractor.transform
     else:
         boxes = BoxSelection(*(settings[key] for key in BoxSelection._fields))
-        extractor = RegionExtractor(
-            name, choice, boxes, settings["short_side"], settings["long_side"]
-        )
+        extractor = RegionExtractor(name, choice, boxes, settings["min_size"], settings["max_size"])
     # `random` weights are drawn with a fixed seed.
     extractor = extractor.to(device).eval()
 
@@ -180,9 +179,9 @@ def _extract(
                     results = extractor(pixels.to(device))
             except torch.OutOfMemoryError as error:
                 raise DataError(
-                    f"{len(pixels)} images of {pixels.shape[3]} x {pixels.shape[2]} pixels do not "
-                    f"fit into the memory of {device}; continue with --resume and a smaller "
-                    "--batch-size"
+                    f"{plural(len(pixels), 'image')} of {pixels.shape[3]} x {pixels.shape[2]} "
+                    f"pixels: more than fits into the memory of {device}; continue with --resume "
+                    "and a smaller --batch-size"
                 ) from error
             for number, image, result in zip(numbers, images, results, strict=True):
                 if isinstance(extractor, GridExtractor):

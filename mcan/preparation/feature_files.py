@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from mcan.data.records import read_records
-from mcan.errors import DataError, need, shorten
+from mcan.errors import DataError, need, plural, shorten
 from mcan.preparation.feature_mapping import (
     KNOWN,
     Axes,
@@ -31,10 +31,10 @@ from mcan.preparation.feature_mapping import (
     Sizes,
     SourceOptions,
     convert,
-    find_names,
+    find_entries,
     flatten,
 )
-from mcan.preparation.image_ids import FEATURE_SUFFIXES, IdRule, image_id
+from mcan.preparation.names import FEATURE_SUFFIXES, IdRule, image_id
 from mcan.preparation.store_writer import BrokenImage, FillOptions, Found, fill_store
 
 BLOCK_BYTES = 8 << 20
@@ -77,6 +77,11 @@ class FeatureSource:
         self.name = layout
         self.layout = LAYOUTS[layout]
         self.options = options
+        self._scan()
+
+    def _scan(self) -> None:
+        """Find the parts."""
+        raise NotImplementedError
 
     def read(self, part: str, selected: Container[str] | None) -> Iterator[Found]:
         """The images of a part whose ids, as text, are `selected` (None: all).
@@ -110,17 +115,17 @@ class FeatureSource:
 class FolderFiles(FeatureSource):
     """One file per image, anywhere below a folder, or a single file; a part is a file."""
 
-    def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
-        super().__init__(path, layout, options)
+    def _scan(self) -> None:
+        path, suffix = self.path, self.layout.suffix
         files = [f.relative_to(path).as_posix() for f in sorted(path.rglob("*")) if f.is_file()]
-        self.parts = [name for name in files if name.endswith(self.layout.suffix)]
-        if others := [name for name in files if not name.endswith(self.layout.suffix)]:
-            self.note = f"{path}: {len(others):,} other files are left out: {shorten(others)}"
-        if path.is_file() and path.suffix == self.layout.suffix:
+        self.parts = [name for name in files if name.endswith(suffix)]
+        if others := [name for name in files if not name.endswith(suffix)]:
+            self.note = f"{path}: left out {plural(len(others), 'other file')}: {shorten(others)}"
+        if path.is_file() and path.suffix == suffix:
             self.path, self.parts = path.parent, [path.name]
         if not self.parts:
-            raise DataError(f"{path}: not a folder that contains {self.layout.suffix} files")
-        if self.layout.suffix == ".safetensors":
+            raise DataError(f"{path}: not a folder that contains {suffix} files")
+        if suffix == ".safetensors":
             need("safetensors", path)
 
     def _entries(self, part: str) -> Iterator[Entry]:
@@ -151,12 +156,11 @@ class TsvFile(FeatureSource):
     part is a range of bytes: the lines that begin in it. No pass over the file is needed.
     """
 
-    def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
-        super().__init__(path, layout, options)
-        size = path.stat().st_size if path.is_file() else 0
+    def _scan(self) -> None:
+        size = self.path.stat().st_size if self.path.is_file() else 0
         if not size:
-            raise DataError(f"{path}: not a file, or empty")
-        with path.open("rb") as file:
+            raise DataError(f"{self.path}: not a file, or empty")
+        with self.path.open("rb") as file:
             line = file.readline(64 << 20)
         first = line.decode(errors="replace").rstrip("\r\n").split("\t")
         named = {name for names in KNOWN.values() for text in names for name in text.split(",")}
@@ -183,7 +187,8 @@ class TsvFile(FeatureSource):
 
     def _load(self, values: Sequence[bytes]) -> ImageFields:
         if len(values) != len(self._columns):
-            raise ValueError(f"the line has {len(values)} columns, expected {len(self._columns)}")
+            found = plural(len(values), "column")
+            raise ValueError(f"the line has {found}, expected {len(self._columns)}")
         record: dict[str, Any] = dict(zip(self._columns, values, strict=True))
         if self.options.keys:
             record |= {str(number): value for number, value in enumerate(values, 1)}
@@ -210,11 +215,10 @@ class Hdf5Files(FeatureSource):
     row `idx` there, and perhaps its size and number of boxes. Or a group per image.
     """
 
-    def __init__(self, path: Path, layout: str, options: SourceOptions) -> None:
-        super().__init__(path, layout, options)
+    def _scan(self) -> None:
         places = self._from_info() if self.layout.index == "info" else self._from_file()
         if not places or min(place.row for place in places) < 0:
-            raise DataError(f"{path}: its index has no image, or a negative row")
+            raise DataError(f"{self.path}: its index has no image, or a negative row")
         self._parts: dict[str, list[_Place]] = {}
         for file, group in groupby(sorted(places), lambda place: place.file):
             of_file = list(group)
@@ -230,14 +234,19 @@ class Hdf5Files(FeatureSource):
         said = ",".join(self.options.keys.values()).split(",")
         available = [n for n in dict.fromkeys([*file, *said]) if n and n in file]
         try:
-            return find_names(available, self.options.keys)
+            return find_entries(available, self.options.keys)
         except ValueError as error:
             raise DataError(f"{self.path}: {error}") from None
 
     def _from_file(self) -> list[_Place]:
         with _open_hdf5(self.path) as file:
             if self.layout.index == "groups":
-                return [_Place(self.path, row, name) for row, name in enumerate(_groups(file))]
+                arrays: list[str] = []
+                file.visititems(
+                    lambda n, item: arrays.append(n) if hasattr(item, "dtype") else None
+                )
+                groups = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
+                return [_Place(self.path, row, name) for row, name in enumerate(groups)]
             names = self._find_names(file)
             count = len(file["pos_boxes" if self.layout.index == "ranges" else names["features"]])
             index = self._find_index(count, file[names["id"]][:] if "id" in names else None)
@@ -301,13 +310,6 @@ class Hdf5Files(FeatureSource):
             for name in joined.split(","):
                 record[name] = file[name][where if role in ("features", "boxes") else place.row]
         return record
-
-
-def _groups(file: h5py.File) -> list[str]:
-    """The groups that hold arrays."""
-    arrays: list[str] = []
-    file.visititems(lambda name, item: arrays.append(name) if hasattr(item, "dtype") else None)
-    return list(dict.fromkeys(name.rpartition("/")[0] for name in arrays))
 
 
 @contextmanager
@@ -393,13 +395,15 @@ LAYOUTS: dict[str, Layout] = {
 
 def open_source(path: Path, name: str | None, options: SourceOptions) -> FeatureSource:
     """The source at `path`, in the layout `name` or in the one that it looks like."""
-    layout = name or detect_layout(path, options)
+    layout = name or detect_layout(path, options.keys.get("features") or "x")
     return LAYOUTS[layout].container(path, layout, options)
 
 
-def detect_layout(path: Path, options: SourceOptions | None = None) -> str:
-    """The layout of a file or folder, by its name and first bytes. Raises `DataError` if it is not
-    clear."""
+def detect_layout(path: Path, features: str = "x") -> str:
+    """The layout of a file or folder, by its name and first bytes; `features` are called so in it.
+
+    Raises `DataError` if it is not clear.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     names = [file.name for file in path.rglob("*")] if path.is_dir() else [path.name]
@@ -409,7 +413,13 @@ def detect_layout(path: Path, options: SourceOptions | None = None) -> str:
         problem = f"contains files of {' and '.join(found) or 'no known format'}"
     elif h5py.is_hdf5(path):
         with _open_hdf5(path) as file:
-            found = _detect_hdf5(file, options.keys if options else {})
+            arrays = sum(isinstance(item, h5py.Dataset) for item in file.values())
+            if "pos_boxes" in file:
+                found = ["adaptive-hdf5"]
+            elif arrays == 1 or any(name in file for name in (features, *KNOWN["features"])):
+                found = ["hdf5"]
+            elif not arrays:
+                found = ["hdf5-groups"]
             problem = f"contains {shorten(file)}; say which are the features: --keys features=NAME"
     else:
         with path.open("rb") as text:
@@ -417,18 +427,10 @@ def detect_layout(path: Path, options: SourceOptions | None = None) -> str:
         found = [n for n, layout in LAYOUTS.items() if len(columns) == len(layout.columns)]
         if not found or (len(columns) == 2 and not columns[1].startswith(b"{")):
             found = ["tsv"][: len(columns) - 1]
-        problem = f"text of {len(columns)} tab-separated columns, expected several"
+        problem = f"text of {plural(len(columns), 'tab-separated column')}, expected several"
     if len(found) != 1:
         raise DataError(f"{path}: {problem}; give one file or folder of a known format (--help)")
     return found[0]
-
-
-def _detect_hdf5(file: h5py.File, keys: Mapping[str, str]) -> list[str]:
-    if "pos_boxes" in file:
-        return ["adaptive-hdf5"]
-    arrays = [item for item in file.values() if isinstance(item, h5py.Dataset)]
-    known = [name for name in (*KNOWN["features"], keys.get("features")) if name and name in file]
-    return ["hdf5"] if known or len(arrays) == 1 else ["hdf5-groups"][len(arrays) :]
 
 
 def import_features(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mcan.data.arrays import Id
 from mcan.errors import shorten
-from mcan.preparation.image_ids import IdRule
+from mcan.preparation.names import IdRule, find_names
 from mcan.preparation.store_writer import ImageRows
 
 ImageFields = Mapping[str, Any]
@@ -58,25 +58,20 @@ class SourceOptions:
     feature_size: int | None = None
 
 
-def find_names(available: Collection[str], keys: Mapping[str, str]) -> dict[str, str]:
-    """What the entries of a record are called, by the names of `KNOWN`. Raises `ValueError`."""
-    names = {}
-    for role, known in KNOWN.items():
-        said = keys.get(role)
-        if said == "":
-            continue
-        present = [n for n in ([said] if said else known) if {*n.split(",")} <= {*available}]
-        if said and not present:
-            raise ValueError(f"there is no {said!r} for {role} among {shorten(available)}")
-        if role == "features" and len(present) != 1:
-            if len(available) != 1:
-                raise ValueError(
-                    f"which of {shorten(available)} are the features? Say so with --keys "
-                    "features=NAME boxes=NAME size=WIDTH,HEIGHT"
-                )
-            present = list(available)
-        if present:
-            names[role] = present[0]
+def find_entries(available: Collection[str], keys: Mapping[str, str]) -> dict[str, str]:
+    """What the entries of a record are called, by the names of `KNOWN`; see `find_names`.
+
+    Raises `ValueError`, also if several or none may be the features. A single entry is.
+    """
+    names = find_names(available, KNOWN, keys)
+    likely = [name for name in KNOWN["features"] if name in available]
+    if not keys.get("features") and len(likely) != 1:
+        if len(available) != 1:
+            raise ValueError(
+                f"which of {shorten(available)} are the features? Say so with --keys "
+                "features=NAME boxes=NAME size=WIDTH,HEIGHT"
+            )
+        names["features"] = next(iter(available))
     return names
 
 
@@ -88,7 +83,7 @@ def convert(
     Rows that fill an image up to a fixed number (features and box all zero, or beyond the number of
     boxes) are left out and counted. `certain` are the axes that the layout is known to have.
     """
-    names = find_names(record.keys(), options.keys)
+    names = find_entries(record.keys(), options.keys)
     count = int(np.asarray(record[names["count"]]).item()) if "count" in names else None
     boxes, size = None, (options.sizes or {}).get(str(image_id))
     counts: dict[str, int] = {}

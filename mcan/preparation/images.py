@@ -5,7 +5,7 @@ H, W height and width of an image in pixels. The rules are documented in data/FE
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 from mcan.console import message
 from mcan.data.arrays import Id
 from mcan.data.records import read_records
-from mcan.errors import DataError, shorten
-from mcan.preparation.fields import NAMES, ImageIds
-from mcan.preparation.image_ids import IdRule, image_formats, image_id
+from mcan.errors import DataError, plural, shorten
+from mcan.preparation.names import IdRule, ImageIds, image_formats
+from mcan.preparation.questions import NAMES
 from mcan.preparation.store_writer import ImageRows
 
 MAX_PIXELS = 178_956_970
@@ -45,11 +45,12 @@ Resizing = Resize | tuple[int, int] | Callable[[Image.Image], Image.Image] | Non
 
 
 class PackedImage(NamedTuple):
-    """An image inside a Parquet file: in this row, in the field `field`."""
+    """An image inside a Parquet file: in this row, in the field `field`, called `name` there."""
 
     file: Path
     row: int
     field: str
+    name: str | None
 
     def __str__(self) -> str:
         return f"{self.file}: entry {self.row}"
@@ -66,6 +67,7 @@ def list_images(folder: Path, rule: IdRule) -> dict[Id, Path]:
     """
     found: dict[Id, Path] = {}
     passed: list[str] = []
+    ids = ImageIds(rule)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not path.is_file():
@@ -76,15 +78,12 @@ def list_images(folder: Path, rule: IdRule) -> dict[Id, Path]:
             passed.append(name)
             continue
         try:
-            number = image_id(name, rule)
+            found[ids.of(name)] = path
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None
-        if number in found:
-            same = f"{found[number]} and {path}: both have the id {number!r}"
-            raise DataError(f"{same}; use --ids path, or rename one")
-        found[number] = path
     if passed:
-        message(f"{folder}: passed over {len(passed):,} files, not images: {shorten(passed)}")
+        count = plural(len(passed), "file")
+        message(f"{folder}: passed over {count} without an image: {shorten(passed)}")
     if not found:
         raise DataError(f"{folder}: no folder with images that Pillow can read")
     return found
@@ -99,36 +98,35 @@ def _is_image(path: Path) -> bool:
 
 
 def list_packed_images(
-    files: list[Path], rule: IdRule, image: str | None = None, id_field: str | None = None
+    files: list[Path], rule: IdRule, fields: Mapping[str, str]
 ) -> dict[Id, PackedImage]:
     """The images in the rows of Parquet files, by id: a field {"bytes", "path"} or of bytes.
 
-    Ids are those of `id_field` (None: a well-known one), or else the names in `path`, or else
-    FILE/ROW, from 0. Names, but not numbers, go through the rule. A row that repeats an id adds
-    nothing: such files have a row per question. Raises `DataError`.
+    `fields` may name that of the `image` and that of the `id`. Ids are those of a well-known field,
+    or else the names in `path`, or else FILE/ROW, from 0. Names, but not numbers, go through the
+    rule. A row that repeats an id adds nothing: such files have a row per question. Raises
+    `DataError`.
     """
     found: dict[Id, PackedImage] = {}
-    paths: dict[Id, Any] = {}
     ids = ImageIds(rule)
     for record in (record for file in files for record in read_records(file)):
         values = record.fields  # without the bytes
         packed = [n for n, v in values.items() if isinstance(v, dict) and v.keys() <= {"path"}]
         known = (name for name in NAMES["image"] if name in values and name not in packed)
-        column = image or next(iter(packed), "")
-        key = id_field or next(known, column)
-        if column not in packed or key not in values or (len(packed) > 1 and not image):
+        column, *others = [n for n in packed if n == fields.get("image", n)] or [""]
+        key = fields.get("id") or next(known, column)
+        if not column or others or key not in values:
             raise record.error(
                 f"fields of images are {shorten(packed) or 'missing'}, others {shorten(values)}; "
                 "choose with --fields image=FIELD id=FIELD"
             )
         number = ids.find(record, values[key])
-        path = values[column].get("path")
-        if paths.setdefault(number, path) != path:
+        image = PackedImage(record.path, record.number, column, values[column].get("path"))
+        if (earlier := found.setdefault(number, image).name) != image.name:
             raise record.error(
-                f"image id {number!r} is of {path!r}, but earlier of {paths[number]!r}; choose ids "
+                f"image id {number!r} is of {image.name!r}, but earlier of {earlier!r}; choose ids "
                 "with --fields id=FIELD"
             )
-        found.setdefault(number, PackedImage(record.path, int(record.place), column))
     return found
 
 

@@ -6,7 +6,7 @@
 
 Either file may also be the bare list. The last three fields may be missing, further ones are
 ignored. The image may stand in the annotations alone. Ids are all integers or all strings. A
-question has one answer or more. Files of records hold both; `fields.py` knows their names.
+question has one answer or more. Files of records hold both, under names that `NAMES` lists.
 
 Files are read record by record, and a split is kept as columns. With one answer each, 22 million
 questions take 2.5 GB, or 4 GB if their ids are text.
@@ -14,10 +14,14 @@ questions take 2.5 GB, or 4 GB if their ids are text.
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,27 +29,29 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcan.console import message_once
-from mcan.data.arrays import (
-    Id,
-    Ids,
-    RaggedBuilder,
-    Text,
-    array_to_ids,
-    first_duplicate,
-    ids_to_array,
-)
+from mcan.data.arrays import Id, Ids, RaggedArray, Text, array_to_ids, first_duplicate, ids_to_array
 from mcan.data.prepared import Categories, HumanAnswers
 from mcan.data.records import Record, check_id, read_records
-from mcan.errors import DataError, shorten
-from mcan.preparation.fields import (
-    NAMES,
-    OTHER_ANSWER,
-    Fields,
-    ImageIds,
-    find_fields,
-    people_answers,
-)
+from mcan.errors import DataError, plural, shorten
+from mcan.evaluation.metrics import soft_score
+from mcan.preparation.names import ImageIds, find_names
 from mcan.text.answers import normalise_answer
+
+# Well-known names of fields, the preferred ones first.
+NAMES = {
+    "question": ("question", "sent", "sentence", "query"),
+    "image": (
+        *("image_id", "img_id", "image_name", "img_name", "file_name", "image_file"),
+        *("image_filename", "image_path", "image", "img", "image_index"),
+    ),
+    "answer": ("answers", "direct_answers", "answer", "label", "multiple_choice_answer"),
+    "id": ("question_id", "qid", "question_index", "id"),
+    "type": ("answer_type",),
+    "question_type": ("question_type", "content_type"),
+    "chosen": ("multiple_choice_answer",),
+}
+OTHER_ANSWER = "…"
+"""Stands for the answers of people that a file with scores does not name. It is never a class."""
 
 
 class Example(NamedTuple):
@@ -99,6 +105,62 @@ def answers_of(record: Record, name: str = "answers") -> tuple[str, ...]:
     )
 
 
+def people_answers(value: Any) -> list[str]:
+    """The answers of all people, in any form that files have.
+
+    One text, number or yes/no; a list of these or of {"answer"}; an object of lists; text -> score;
+    the text of a list or object, as tables hold them. Scores give the answers of ten people that
+    have these scores by VQA's metric. Raises `ValueError`, `TypeError` or `LookupError` for
+    anything else.
+    """
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        value = _parse(value)
+    if isinstance(value, dict):
+        if not isinstance(value.get("answer"), str | list):
+            return _votes(value)
+        value = value["answer"]
+    items = value if isinstance(value, list) else [value]
+    return [_answer_text(item["answer"] if isinstance(item, dict) else item) for item in items]
+
+
+def _answer_text(value: Any) -> str:
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value != value:  # nan, an empty cell of pandas
+        return ""
+    if not isinstance(value, int | float):
+        raise ValueError(f"{value!r:.60} is not an answer")
+    return f"{value:.15g}"
+
+
+def _votes(scores: Mapping[str, Any]) -> list[str]:
+    answers: list[str] = []
+    for answer, score in scores.items():
+        if score is not None:  # Parquet has one column for each answer of any record
+            count = min(range(5), key=lambda count: abs(soft_score(count) - score))
+            if abs(soft_score(count) - score) > 0.07:
+                raise ValueError(f"{score} is not 0, 0.3, 0.6, 0.9 or 1, as 0 to 4 of ten give")
+            answers += [answer] * count
+    # The rest of ten gave an answer whose score stays 1 with more of them, or none of these.
+    best = max(answers, key=answers.count, default=OTHER_ANSWER)
+    rest = best if answers.count(best) == 4 else OTHER_ANSWER
+    return answers + [rest] * (10 - len(answers))
+
+
+def _parse(text: str) -> Any:
+    """A list or object in the notation of JSON or Python; else `text`.
+
+    Arrays of numpy have no commas: Python would join "['yes' 'no']" into one answer.
+    """
+    spaced = re.sub(r"""(?<=['"}])\s+(?=['"{])""", ", ", text)
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError):
+            return parse(spaced)
+    return text
+
+
 def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]:
     """The examples of the file `path` by their id; `DataError` for an id that occurs twice."""
     found: dict[Id, Example] = {}
@@ -108,8 +170,29 @@ def by_question_id(examples: Iterable[Example], path: Path) -> dict[Id, Example]
     return found
 
 
+def find_fields(record: Record, given: Mapping[str, str]) -> dict[str, str]:
+    """The fields of a record by their role, as `given` or by a well-known name.
+
+    `DataError` lists the fields if one that is given is not there, or no question or image; a
+    missing answer is a warning.
+    """
+    fields, answer = shorten(record.fields), given.get("answer")
+    if answer and answer not in record.fields:  # the questions of a test split
+        reason = f"there is no {answer!r} for answer among {fields}"
+        message_once(f"warning: {record.path}: {reason}; its questions have no answers")
+        given = {**given, "answer": ""}
+    try:
+        found = find_names(record.fields, NAMES, given)
+        for role in ("question", "image"):
+            if role not in found:
+                raise ValueError(f"no field is known as {role}; the fields are {fields}")
+    except ValueError as error:
+        raise DataError(f"{record.path}: {error}; choose with --fields ROLE=FIELD") from None
+    return found
+
+
 def read_files(
-    *paths: Path, fields: Fields | None = None, ids: ImageIds | None = None
+    *paths: Path, fields: Mapping[str, str] | None = None, ids: ImageIds | None = None
 ) -> Iterator[Example]:
     """The questions of a pair of files in the VQA layout, or of files of records in turn.
 
@@ -125,11 +208,11 @@ def read_files(
     answered: bool | None = None
     for path in paths:
         found = find_fields(next(read_records(path)), fields)
-        named = " ".join(f"{role}={name}" for role, name in found.items() if name)
+        named = " ".join(f"{role}={name}" for role, name in found.items())
         message_once(f"{path}: --fields {named}")
         for record in read_records(path):
             answers: tuple[str, ...] = ()
-            if found["answer"] and record.get(found["answer"]) not in (None, []):
+            if "answer" in found and record.get(found["answer"]) not in (None, []):
                 answers = answers_of(record, found["answer"])
                 answers = answers if any(map(str.strip, answers)) else ()
             if answered not in (None, bool(answers)):
@@ -139,9 +222,9 @@ def read_files(
                 )
             answered = bool(answers)
             roles = ("type", "question_type", "chosen")
-            kinds = [str(record.fields.get(found[role] or None) or "").strip() for role in roles]
+            kinds = [str(record.fields.get(found.get(role)) or "").strip() for role in roles]
             yield Example(
-                record.id(found["id"]) if found["id"] else f"{path.stem}/{record.place}",
+                record.id(found["id"]) if "id" in found else record.name,
                 ids.find(record, record.get(found["image"])),
                 record.text(found["question"]),
                 answers,
@@ -188,7 +271,7 @@ def read_vqa(
         yield found._replace(image_id=ids.find(record, image_id), question=record.text("question"))
     if extra := [each.question_id for each in (*waiting.values(), *annotations)]:
         message_once(
-            f"warning: {annotations_path}: {len(extra):,} annotations are left out, as their "
+            f"warning: {annotations_path}: left out {plural(len(extra), 'annotation')}, whose "
             f"questions are not in {questions_path}: {shorten(map(repr, extra))}"
         )
 
@@ -258,15 +341,15 @@ class RawSplit:
             question_types.append(example.question_type)
         if not ids:
             raise DataError(f"{path}: the split has no question")
-        question_ids, texts = ids_to_array(ids), questions.build()
+        question_ids = ids_to_array(ids)
         duplicate = first_duplicate(question_ids)
         if duplicate is not None:
             raise DataError(f"{path}: question id {duplicate!r} occurs more than once")
         return cls(
             question_ids,
-            Text(texts.values, texts.offsets),
+            questions.build(Text),
             images.build(),
-            HumanAnswers(answers.build(), Text.of(strings)),
+            HumanAnswers(answers.build(), tuple(strings)),
             majority_answers,
             answer_types.build(),
             question_types.build(),
@@ -288,3 +371,18 @@ class _Column(dict[Any, int]):
 
     def build(self) -> Categories:
         return Categories(np.asarray(self.codes), tuple(self))
+
+
+class RaggedBuilder:
+    """Collects lists in about the memory of the arrays; `typecode` as in `array.array`."""
+
+    def __init__(self, typecode: str) -> None:
+        self._values = array(typecode)
+        self._offsets = array("q", [0])
+
+    def append(self, values: Iterable[Any]) -> None:
+        self._values.extend(values)
+        self._offsets.append(len(self._values))
+
+    def build(self, kind: type[RaggedArray] = RaggedArray) -> Any:
+        return kind(np.asarray(self._values), np.asarray(self._offsets))

@@ -1,4 +1,4 @@
-"""The command of a dataset folder: arguments, reading, vocabularies, writing, table of counts.
+"""Prepared folders, in the format of data/README.md, and the command that writes them.
 
 The `prepare.py` of a dataset in the layout of VQA is a `DatasetRecipe`. One with more steps calls
 the methods of its recipe itself; one that reads in its own way calls `write_dataset`.
@@ -7,26 +7,41 @@ the methods of its recipe itself; one that reads in its own way calls `write_dat
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shlex
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from mcan.console import align, message, natural, positive
-from mcan.errors import DataError
-from mcan.evaluation.metrics import METRICS
-from mcan.files import file_on_disk, sha256_of
-from mcan.preparation.fields import NAMES, OTHER_ANSWER, ImageIds, parse_fields
-from mcan.preparation.image_ids import ID_HELP, ID_RULES
-from mcan.preparation.prepared_writer import write_prepared
-from mcan.preparation.questions import Example, RawSplit, read_files
+import mcan
+from mcan.console import DefaultsInHelp, align, message, natural, positive, progress
+from mcan.data.arrays import ids_to_array
+from mcan.data.integrity import meta_text
+from mcan.data.prepared import FORMAT_VERSION, encode_questions
+from mcan.errors import DataError, plural, shorten
+from mcan.evaluation.metrics import METRICS, upper_bound
+from mcan.files import file_on_disk, saving, sha256_of, sync
+from mcan.preparation.names import ID_HELP, ID_RULES, ImageIds, read_pairs
+from mcan.preparation.questions import (
+    NAMES,
+    OTHER_ANSWER,
+    Example,
+    RaggedBuilder,
+    RawSplit,
+    read_files,
+)
 from mcan.text.answers import normalise_answer
-from mcan.text.vocabulary import Vocabulary, build_tokens, unknown_words_warning
+from mcan.text.vocabulary import UNK, Vocabulary, build_tokens, unknown_words_warning
 
 TRAIN, VAL = "train", "val"
 _CHOOSING = ("token_splits", "answer_splits", "min_answer_count", "top_answers", "count_answers")
@@ -65,50 +80,34 @@ class DatasetRecipe:
         parser = argparse.ArgumentParser(
             description=f"Prepare {self.folder.name}: JSON -> prepared/.",
             parents=[output_parser(self.folder)],
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=DefaultsInHelp,
         )
         add = parser.add_argument
         add("--raw", type=Path, default=self.folder / "raw", help="folder of the official files")
         given = parser.add_mutually_exclusive_group()
-        given.add_argument("--splits", nargs="+", choices=[*self.splits], help="None: all")
-        given.add_argument(
-            "--files",
-            nargs="+",
-            action="append",
-            metavar=("SPLIT", "FILE"),
-            help="a split from your own files: questions before annotations, or files of records "
-            "(JSON, JSON lines, CSV, TSV, Parquet); once per split",
+        given.add_argument("--splits", nargs="+", choices=[*self.splits], help="default: all")
+        text = (
+            "a split from your own files: questions before annotations, or files of records "
+            "(JSON, JSON lines, CSV, TSV, Parquet); once per split"
         )
+        metavar = ("SPLIT", "FILE")
+        given.add_argument("--files", nargs="+", action="append", metavar=metavar, help=text)
         if self.read is None:
-            add(
-                "--fields",
-                nargs="+",
-                action="extend",
-                default=[],
-                metavar="ROLE=FIELD",
-                help=f"names of the fields of records; roles: {', '.join(NAMES)}",
-            )
+            text = f"names of the fields of records; roles: {', '.join(NAMES)}"
+            add("--fields", nargs="+", action="extend", default=[], metavar="ROLE=FIELD", help=text)
             add("--ids", choices=ID_RULES, default="stem", help=ID_HELP)
-        add("--metric", choices=[*METRICS], default=self.metric, help="accuracy that is reported")
+        add("--metric", choices=[*METRICS], help="accuracy that is reported")
         add("--token-splits", nargs="+", default=[TRAIN], help="splits that the words come from")
         add("--answer-splits", nargs="+", default=[TRAIN], help="splits that the answers come from")
-        fewest, most = self.min_answer_count, self.top_answers
-        add("--min-answer-count", type=positive, default=fewest, help="least count of an answer")
-        add("--top-answers", type=positive, default=most, help="the most frequent answers")
-        add(
-            "--count-answers",
-            choices=("chosen", "every"),
-            default=self.count_answers,
-            help="count one answer per question or the answers of all people",
-        )
-        add(
-            "--carve-validation",
-            type=float,
-            default=self.carve_validation,
-            metavar="SHARE",
-            help="share of the training images to hold out if there is no split val",
-        )
+        add("--min-answer-count", type=positive, help="least count of an answer")
+        add("--top-answers", type=positive, help="the most frequent answers")
+        text = "count one answer per question or the answers of all people"
+        add("--count-answers", choices=("chosen", "every"), help=text)
+        text = "share of the training images to hold out if there is no split val"
+        add("--carve-validation", type=float, metavar="SHARE", help=text)
         add("--seed", type=natural, default=0, help="draws the images held out")
+        options = "min_answer_count", "top_answers", "count_answers", "carve_validation", "metric"
+        parser.set_defaults(**{name: getattr(self, name) for name in options})
         return parser
 
     def read_splits(self, options: argparse.Namespace) -> tuple[dict[str, RawSplit], list[Path]]:
@@ -124,7 +123,9 @@ class DatasetRecipe:
         splits: dict[str, RawSplit] = {}
         earlier = None
         reader = self.read or partial(
-            read_files, fields=parse_fields(options.fields), ids=ImageIds(options.ids)
+            read_files,
+            fields=read_pairs(options.fields, "--fields", NAMES),
+            ids=ImageIds(options.ids),
         )
         for name, files in paths.items():
             # Splits are trained on together and share image stores, so their ids are of one type.
@@ -153,9 +154,9 @@ class DatasetRecipe:
 
     def _paths(self, options: argparse.Namespace) -> dict[str, list[Path]]:
         if not options.files:
-            names = options.splits or self.splits
+            chosen = {name: self.splits[name] for name in options.splits or self.splits}
             return {
-                name: [_find(options.raw, file) for file in self.splits[name]] for name in names
+                name: [_find(options.raw, file) for file in files] for name, files in chosen.items()
             }
         paths = {name: [Path(file) for file in files] for name, *files in options.files}
         if len(paths) < len(options.files):
@@ -265,8 +266,8 @@ def answer_vocabulary(
     answers = tuple(answer for answer in counts if best.get(answer, 0) >= fewest)
     if not answers:
         raise DataError(
-            f"no answer occurs {fewest} times in {', '.join(options.answer_splits)}; choose with "
-            "--answer-splits, --min-answer-count and, in records, --fields answer=FIELD"
+            f"no answer occurs {plural(fewest, 'time')} in {', '.join(options.answer_splits)}; "
+            "choose with --answer-splits, --min-answer-count and, in records, --fields answer=FIELD"
         )
     return answers
 
@@ -323,3 +324,162 @@ def write_dataset(
                 "normalises (prepare.py --metric, evaluation.metric=)"
             )
     return 0
+
+
+def write_prepared(
+    folder: str | Path,
+    splits: Mapping[str, RawSplit | Iterable[Example]],
+    vocabulary: Vocabulary,
+    *,
+    dataset: str,
+    metric: str,
+    sources: Mapping[str, str],
+    command: str | None = None,
+    vocabulary_from: str | None = None,
+    extra_files: Callable[[Path], object] | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write a prepared folder, complete or not at all, and return the counts of each split.
+
+    - `metric`: the metric that the dataset is scored by; its credit is the soft target;
+    - `sources`: file name -> SHA-256;
+    - `command`: the command line that makes the folder, for error messages;
+    - `vocabulary_from`: the checkpoint that the vocabulary is of, recorded;
+    - `extra_files`: writes further files (images) into the folder before it appears.
+
+    Equal input gives equal bytes. An existing folder is replaced only with `force`, and only if it
+    contains nothing but files of a prepared dataset. Raises `DataError`, which names the split and
+    the question, for an example that cannot be stored.
+    """
+    folder = Path(folder)
+    for name in splits:
+        if not name or Path(name).name != name:
+            raise DataError(f"{folder}: split name {name!r} cannot be the name of a file")
+    counts = {}
+    with _replacing(folder, force) as temporary:
+        for name, content in splits.items():
+            if not isinstance(content, RawSplit):
+                examples = progress(content, desc=name, unit=" questions", delay=1)
+                content = RawSplit.collect(examples, folder / f"{name}.h5")
+            arrays, counts[name] = encode_split(content, vocabulary, metric)
+            # Aligned, so that the arrays can be used as they are mapped.
+            path = temporary / f"{name}.h5"
+            with h5py.File(path, "x", alignment_threshold=1, alignment_interval=64) as file:
+                file.attrs["format_version"] = FORMAT_VERSION
+                for key, values in arrays.items():
+                    file[key] = values
+        if extra_files is not None:
+            extra_files(temporary)
+        (temporary / "vocabulary.json").write_text(vocabulary.to_json(), encoding="utf-8")
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "dataset": dataset,
+            "metric": metric,
+            "mcan": mcan.__version__,
+            **({"command": command} if command else {}),
+            "vocabulary": {
+                "tokens": len(vocabulary.tokens),
+                "answers": len(vocabulary.answers),
+                **({"from": vocabulary_from} if vocabulary_from else {}),
+            },
+            "splits": counts,
+            "sources": dict(sources),
+            "files": {file.name: sha256_of(file) for file in sorted(temporary.iterdir())},
+        }
+        (temporary / "meta.json").write_text(meta_text(meta))
+    return counts
+
+
+@contextmanager
+def _replacing(folder: Path, force: bool) -> Iterator[Path]:
+    """Yield a new folder, which takes the place of `folder` unless an exception is raised."""
+    with saving(folder):
+        found = {file.name for file in folder.iterdir()} if folder.exists() else set()
+    if found and not force:
+        raise DataError(f"{folder}: already exists; replace it with --force")
+    written = {"meta.json"}
+    # Also a folder with damaged splits, or of an earlier format version, can be replaced.
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        written.update(json.loads((folder / "meta.json").read_bytes())["files"])
+    if foreign := sorted(found - written):
+        raise DataError(
+            f"{folder}: contains {shorten(foreign)}, which prepare.py did not write; move it "
+            "elsewhere before replacing the folder"
+        )
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        with saving(folder):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in (*temporary.iterdir(), temporary):
+                sync(file)
+            if folder.is_dir():
+                folder.rename(old)
+            temporary.rename(folder)
+            sync(folder.parent)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def encode_split(
+    split: RawSplit, vocabulary: Vocabulary, metric: str
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The datasets of a split's file, in their order, and the counts of the split.
+
+    The soft target of a question is sparse: an answer of the vocabulary scores the metric's credit
+    for the annotators who gave it, by its normalised form; in order of first appearance. `bound` is
+    the metric's mean with the best answers, `bound_normalised` that of `vqa_normalised`; None
+    without answers.
+    """
+    tokens = encode_questions(split.questions, vocabulary)
+    rule, answers = METRICS[metric], split.answers
+    classes = {normalise_answer(text): index for text, index in vocabulary.answer_index.items()}
+    answer_of = [classes.get(normalise_answer(text)) for text in answers.strings]
+    indices, credits = RaggedBuilder("i"), RaggedBuilder("f")
+    for codes in answers.codes:
+        given = Counter(answer_of[code] for code in codes.tolist())
+        given.pop(None, None)
+        indices.append(given)
+        credits.append(rule.credit(count, len(codes)) for count in given.values())
+    targets, scores = indices.build(), credits.build()
+    arrays = {
+        "question_ids": split.question_ids,
+        "questions": split.questions.values,
+        "questions_offsets": split.questions.offsets,
+        "tokens": tokens.values,
+        "token_offsets": tokens.offsets,
+        "image_ids": ids_to_array(split.images.names),
+        "image_index": split.images.codes,
+        "target_index": targets.values,
+        "target_score": scores.values,
+        "target_offsets": targets.offsets,
+        **text_columns("answer_strings", answers.strings),
+        "human_answers": answers.codes.values,
+        "human_answer_offsets": answers.codes.offsets,
+        "answer_type": split.answer_types.codes,
+        **text_columns("answer_type_names", split.answer_types.names),
+        "question_type": split.question_types.codes,
+        **text_columns("question_type_names", split.question_types.names),
+    }
+    counts: dict[str, Any] = {
+        "questions": len(split),
+        "images": len(split.images.names),
+        "words": len(tokens.values),
+        "unknown_words": int((tokens.values == UNK).sum()),
+        "without_target": int((np.diff(targets.offsets) == 0).sum()),
+    }
+    for key, name in (("bound", metric), ("bound_normalised", "vqa_normalised")):
+        best = upper_bound(name, answers, vocabulary.answers) if answers.complete else None
+        counts[key] = None if best is None else float(best.mean())
+    return arrays, counts
+
+
+def text_columns(name: str, strings: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Strings as two datasets: UTF-8 and offsets."""
+    encoded = [string.encode() for string in strings]
+    offsets = np.cumsum([0, *map(len, encoded)])
+    return {name: np.frombuffer(b"".join(encoded), np.uint8), f"{name}_offsets": offsets}

@@ -36,8 +36,9 @@ from torch.utils.data import DataLoader
 import mcan
 from mcan.console import message, natural, progress
 from mcan.data.arrays import Id, array_to_ids, ids_to_array
+from mcan.data.integrity import content_digest, image_checksum
 from mcan.data.records import check_id
-from mcan.data.store import FORMAT_VERSION, ImageStore, content_digest, image_checksum, open_store
+from mcan.data.store import FORMAT_VERSION, ImageStore, open_store
 from mcan.errors import DataError, shorten
 from mcan.files import lock_file, save_text, saving, sync
 
@@ -70,14 +71,6 @@ class StoredImage(NamedTuple):
     checksum: int
     size: Pair | None
     grid_shape: Pair | None
-
-
-class ImageError(DataError):
-    """An image that cannot be stored, for the `reason`; the writer is as before."""
-
-    def __init__(self, path: Path, image_id: object, reason: str) -> None:
-        super().__init__(f"{path}: image {image_id!r}: {reason}")
-        self.reason = reason
 
 
 class StoreWriter:
@@ -116,7 +109,7 @@ class StoreWriter:
         self._state = self._folder / "state.json"
         self._lock: FileLock | None = None
         self._files: dict[str, BinaryIO] = {}
-        self._images: dict[Id, StoredImage] = {}
+        self.images: dict[Id, StoredImage] = {}
         self._traits: dict[str, Any] | None = None
         self._last_save = time.monotonic()
 
@@ -139,7 +132,7 @@ class StoreWriter:
         keep = self._resumable
         try:
             with saving(self.path):
-                if self._resumable and self._images:
+                if self._resumable and self.images:
                     self.save(now=True)
                 if exception_type is None:
                     self._publish()
@@ -149,32 +142,30 @@ class StoreWriter:
             if not keep:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
-    @property
-    def image_ids(self) -> Collection[Id]:
-        return self._images.keys()
-
     def add(self, image: ImageRows) -> None:
-        """Add an image. Raises `ImageError`."""
+        """Add an image; after a `DataError` that names it, the writer is as before."""
         try:
-            number = check_id(image.image_id, "image id", next(iter(self._images), None))
-            if number in self._images:
-                raise ValueError(f"image id {number!r} was added before")
-            rows, boxes, traits = _prepare(image, self._dtype)
-            for name, value in traits.items():
-                if self._traits and value != self._traits[name]:
-                    expected = self._traits[name]
-                    raise ValueError(f"{name}: {value}, but {expected} for earlier images")
+            self.add_checked(image)
         except ValueError as error:
-            raise ImageError(self.path, image.image_id, str(error)) from None
+            raise DataError(f"{self.path}: image {image.image_id!r}: {error}") from None
+
+    def add_checked(self, image: ImageRows) -> None:
+        """`add` that raises a `ValueError` with the reason alone."""
+        number = check_id(image.image_id, "image id", next(iter(self.images), None))
+        if number in self.images:
+            raise ValueError(f"image id {number!r} was added before")
+        rows, boxes, traits = _prepare(image, self._dtype)
+        for name, value in traits.items():
+            if self._traits and value != self._traits[name]:
+                expected = self._traits[name]
+                raise ValueError(f"{name}: {value}, but {expected} for earlier images")
         self._traits = traits
         with saving(self.path):
             self._files["rows"].write(rows.data)
             if boxes is not None:
                 self._files["boxes"].write(boxes.data)
         checksum = image_checksum(rows, boxes)
-        self._images[number] = StoredImage(
-            number, len(rows), checksum, image.size, image.grid_shape
-        )
+        self.images[number] = StoredImage(number, len(rows), checksum, image.size, image.grid_shape)
         self.counts.update(image.counts)
 
     def save(self, now: bool = False) -> None:
@@ -190,52 +181,50 @@ class StoreWriter:
             "traits": self._traits,
             "parts": self.parts,
             "counts": self.counts,
-            "images": list(self._images.values()),
+            "images": list(self.images.values()),
         }
         save_text(self._state, json.dumps(state))
         self._last_save = time.monotonic()
 
     def _open(self) -> None:
         """Open the files, cut to what the state promises."""
+        if self._state.exists() and not self._resume:
+            raise DataError(
+                f"{self._folder}: contains an interrupted run; continue it with --resume, or "
+                "delete the folder"
+            )
         try:
             if self._state.exists():
-                self._restore(json.loads(self._state.read_bytes()))
+                state = json.loads(self._state.read_bytes())
+                for key, value in json.loads(json.dumps(self._settings)).items():
+                    if (earlier := state["settings"].get(key)) != value:
+                        raise DataError(
+                            f"{self._folder}: was begun with {key} = {json.dumps(earlier)}, now it "
+                            f"is {json.dumps(value)}; continue with the same, or delete the folder"
+                        )
+                self._traits, self.parts = dict(state["traits"]), dict(state["parts"])
+                self.counts = Counter(state["counts"])
+                self.images = {image[0]: StoredImage(*image) for image in state["images"]}
             for name, length in self._lengths().items():
                 self._files[name] = (self._folder / name).open("ab")
-                if self._images and self._files[name].tell() < length:
+                if self.images and self._files[name].tell() < length:
                     raise ValueError("the state is ahead of the rows")
                 self._files[name].truncate(length)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise DataError(f"{self._folder}: is damaged; delete it and start again") from None
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        if not self._resume:
-            raise DataError(
-                f"{self._folder}: contains an interrupted run; continue it with --resume, or "
-                "delete the folder"
-            )
-        for key, value in json.loads(json.dumps(self._settings)).items():
-            if (earlier := state["settings"].get(key)) != value:
-                raise DataError(
-                    f"{self._folder}: was begun with {key} = {json.dumps(earlier)}, now it is "
-                    f"{json.dumps(value)}; continue with the same, or delete the folder"
-                )
-        self._traits, self.parts = dict(state["traits"]), dict(state["parts"])
-        self.counts = Counter(state.get("counts", {}))
-        self._images = {image[0]: StoredImage(*image) for image in state["images"]}
-
     def _lengths(self) -> dict[str, int]:
         """The bytes of both files that belong to images: an interruption may leave more."""
         if self._traits is None:
             return {"rows": self._first_byte, "boxes": 0}
-        count = sum(image.rows for image in self._images.values())
+        count = sum(image.rows for image in self.images.values())
         row = np.dtype(self._traits["dtype"]).itemsize * math.prod(self._traits["row shape"])
         boxes = 16 * count if self._traits["boxes"] == "given" else 0
         return {"rows": self._first_byte + count * row, "boxes": boxes}
 
     def _publish(self) -> None:
         """Turn the file of rows into the store and give it its name."""
-        images = list(self._images.values())
+        images = list(self.images.values())
         if not images or self._traits is None:
             raise DataError(f"{self.path}: no image was added, so no store was written")
         tables: dict[str, NDArray[Any]] = {
@@ -388,14 +377,10 @@ class FillOptions:
     command: str | None = None
 
 
-def add_fill_arguments(parser: argparse.ArgumentParser, pixels: bool = False) -> None:
-    """Add the options that `read_fill_options` reads."""
+def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that leave the content of a store as it is, and `--skip-broken`."""
     add = parser.add_argument
     add("--output", type=Path, required=True, help="store to write (.h5)")
-    if pixels:
-        parser.set_defaults(float32=False)
-    else:
-        add("--float32", action="store_true", help="store float32 instead of float16")
     cores = min(8, os.cpu_count() or 1)
     add("--workers", type=natural, default=cores, help="processes that read images, 0 for none")
     add("--resume", action="store_true", help="continue a run that was cut short")
@@ -406,28 +391,12 @@ def read_fill_options(
     args: argparse.Namespace, script: str, arguments: Sequence[str] | None
 ) -> FillOptions:
     """The options, and the command that makes the store again, in which STORE is the output."""
-    free = argparse.ArgumentParser()  # options that leave the content of the store as it is
-    free.add_argument("--output")
-    free.add_argument("--workers")
-    free.add_argument("--resume", action="store_true")
-    kept = free.parse_known_args(arguments)[1]
-    return FillOptions(
-        args.output,
-        "float32" if args.float32 else "float16",
-        args.workers,
-        args.resume,
-        args.skip_broken,
-        shlex.join(["python", f"scripts/{script}", *kept, "--output", "STORE"]),
-    )
-
-
-def read_pairs(texts: Sequence[str], option: str, known: Sequence[str]) -> dict[str, str]:
-    """Arguments `NAME=VALUE` of an option, whose names are `known`. Raises `DataError`."""
-    pairs = dict(text.split("=", 1) for text in texts if "=" in text)
-    if len(pairs) < len(texts) or not pairs.keys() <= set(known):
-        expected = " ".join(f"{name}=..." for name in known)
-        raise DataError(f"{option} {shlex.join(texts)}: expected any of {expected}, each once")
-    return pairs
+    free = argparse.ArgumentParser()
+    add_fill_arguments(free)
+    kept = free.parse_known_args(arguments)[1] + ["--skip-broken"] * args.skip_broken
+    command = shlex.join(["python", f"scripts/{script}", *kept, "--output", "STORE"])
+    dtype: FeatureDtype = "float32" if vars(args).get("float32") else "float16"
+    return FillOptions(args.output, dtype, args.workers, args.resume, args.skip_broken, command)
 
 
 def fill_store(
@@ -457,9 +426,9 @@ def fill_store(
         settings=settings,
         resume=options.resume,
     ) as writer:
-        earlier = len(writer.image_ids)
+        earlier = len(writer.images)
         broken = _add_parts(writer, parts, read, make, options.workers)
-        found = {str(image_id) for image_id in writer.image_ids} | {item.image for item in broken}
+        found = {str(image_id) for image_id in writer.images} | {item.image for item in broken}
         missing = [BrokenImage(i, "is not in the source") for i in sorted(set(selected) - found)]
         problems = [*broken, *missing]
         counts = f"{len(broken):,} broken and {len(missing):,} missing images, listed in {listing}"
@@ -538,7 +507,7 @@ def _add_parts(
         for part, content in progress(
             pairs, total=len(parts), initial=len(parts) - len(todo), unit=" parts"
         ):
-            stored = [i for i in writer.parts.get(part, []) if i in writer.image_ids]
+            stored = [i for i in writer.parts.get(part, []) if i in writer.images]
             writer.parts[part], earlier, known = stored, set(stored), len(broken)
             for image in make(content):
                 if isinstance(image, BrokenImage):
@@ -551,10 +520,10 @@ def _add_parts(
                 else:
                     stored.append(image.image_id)  # before it is: an interruption may come between
                     try:
-                        writer.add(image)
-                    except ImageError as error:
+                        writer.add_checked(image)
+                    except ValueError as error:
                         stored.pop()
-                        broken.append(BrokenImage(str(image.image_id), error.reason))
+                        broken.append(BrokenImage(str(image.image_id), str(error)))
             if len(broken) == known:
                 writer.parts[part] = None
             writer.save()

@@ -16,8 +16,8 @@ import numpy as np
 from mcan.console import progress
 from mcan.data.arrays import Id
 from mcan.data.store import Kind
-from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.recipe import write_prepared
 from mcan.preparation.store_writer import ImageRows, StoreWriter
 from mcan.text.vocabulary import Vocabulary, build_tokens
 

@@ -167,8 +167,8 @@ def test_missing_images_are_counted_and_named(
         VQADataset([Prepared.open(data / "prepared").split("train")], *stores)
     message = str(error.value)
     path = data / "prepared" / "train.h5"
-    counts = f"{len(missing)} images of {questions} questions are in none of"
-    assert message.startswith(f"{path}: {counts}")
-    assert str(data / (grid or images)) in message
+    stores = data / (grid or images)
+    counts = f"{len(missing)} images of {questions} questions"
+    assert message.startswith(f"{path}: the image stores ({stores}) lack {counts}: ")
     assert all(repr(image_id) in message for image_id in missing)
     assert f"ids such as {example}" in message

@@ -100,10 +100,10 @@ def test_damaged_rows_are_noticed_in_a_sample_and_by_verify(tmp_path: Path, name
 
     damage(int(store.offsets[3]))
     remake = r"delete it and make it again with: python .*import_features\.py 'my fea.*a\.h5"
-    with pytest.raises(DataError, match=rf"rows of 1 images are damaged \(3\); {remake}"):
+    with pytest.raises(DataError, match=rf"rows of 1 image are damaged \(3\); {remake}"):
         open_store(path).verify()
     damage(0)
-    with pytest.raises(DataError, match=r"rows of 1 images are damaged \(0\)"):
+    with pytest.raises(DataError, match=r"rows of 1 image are damaged \(0\)"):
         open_store(path)
     with pytest.raises(DataError, match=r"rows of 2 images are damaged \(0, 3\)"):
         store.verify()

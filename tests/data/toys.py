@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mcan.evaluation.metrics import soft_score
-from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.recipe import write_prepared
 from mcan.text.answers import normalise_answer
 from mcan.text.vocabulary import Vocabulary, build_tokens
 

@@ -22,8 +22,8 @@ from mcan.evaluation.results import (
     read_results,
     submission,
 )
-from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.recipe import write_prepared
 from mcan.preparation.synthetic import make_synthetic
 from mcan.text.vocabulary import Vocabulary, build_tokens
 

@@ -24,9 +24,10 @@ from mcan.data.arrays import array_to_ids
 from mcan.data.store import StoreGroup, open_store
 from mcan.errors import DataError
 from mcan.preparation import extractors
+from mcan.preparation.extraction import extractor_of
 from mcan.preparation.extractors import BoxSelection, GridExtractor, RegionExtractor, choose_weights
-from mcan.preparation.image_ids import image_id
-from mcan.preparation.images import Resize, list_images, read_image
+from mcan.preparation.images import Resize, list_images, open_rgb, read_image
+from mcan.preparation.names import image_id
 
 main = runpy.run_path(str(Path(__file__).parents[2] / "scripts/extract_features.py"))["main"]
 DETECTOR = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -121,13 +122,13 @@ def test_lists_of_images(tmp_path: Path, folder: Path, capsys: pytest.CaptureFix
     (folder / "._COCO_x_000000000009.png").touch()
     found = list_images(folder, "coco")
     notes = ", ".join(f"notes{number:02}.txt" for number in range(9))
-    passed = f"passed over 13 files, not images: ._COCO_x_000000000009.png, {notes} and 3 more"
+    passed = f"passed over 13 files without an image: ._COCO_x_000000000009.png, {notes} and 3 more"
     assert passed in capsys.readouterr().err
     assert list(found) == [0, 1, 2, 3, 4, 5, 6]
     assert found[6] == folder / "sub" / "COCO_x_000000000006.png"
     assert next(iter(list_images(folder, "stem"))) == "COCO_x_000000000000"
     draw(9, 9, 0).save(folder / "COCO_x_000000000006.jpg")
-    with pytest.raises(DataError, match=r"000000000006\.jpg and .*sub.*000000000006\.png: both"):
+    with pytest.raises(DataError, match=r"sub.*000000000006\.png: .* as 'COCO.*6.jpg' before"):
         list_images(folder, "stem")
     draw(9, 9, 0).save(folder / "beach.jpg")
     with pytest.raises(DataError, match=r"beach\.jpg: the name 'beach' does not end in an integer"):
@@ -435,6 +436,9 @@ def test_region(tmp_path: Path, folder: Path) -> None:
         (expected,) = extractor(pixels[None])
     np.testing.assert_allclose(store.boxes[4:8], expected.boxes, atol=1e-5)
     np.testing.assert_allclose(store.rows[4:8], expected.features, atol=1e-5, rtol=1e-3)
+    extract = extractor_of(store.made_by, None, torch.device("cpu"))
+    again = extract(open_rgb(folder / "COCO_x_000000000001.png"))
+    np.testing.assert_allclose(store.rows[4:8], again.rows, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("task", ["grid", pytest.param("region", marks=pytest.mark.slow)])
@@ -488,7 +492,9 @@ def test_no_region_and_too_little_memory(
     with pytest.raises(DataError, match=r"7 broken and 0 .*\(0: the detector proposes no"):
         run("region", folder, tmp_path / "region.h5")
     monkeypatch.setattr(GridExtractor, "forward", full)
-    with pytest.raises(DataError, match=r"3 images of 96 x 64 pixels .* smaller --batch-size"):
+    with pytest.raises(
+        DataError, match=r"3 images of 96 x 64 pixels: more than .* smaller --batch-size"
+    ):
         run("grid", folder, tmp_path / "grid.h5")
 
 
@@ -529,7 +535,9 @@ def test_pixels(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
     for name in ("scan0", "scan1"):
         (tmp_path / "scans" / name).mkdir(parents=True)
         same.save(tmp_path / "scans" / name / "source.png")
-    with pytest.raises(DataError, match="both have the id 'source'; use --ids path"):
+    with pytest.raises(
+        DataError, match=r"the id 'source', as 'scan0/source\.png' before; use --ids path"
+    ):
         pixels(tmp_path / "scans", tmp_path / "scans.h5")
     store = pixels(tmp_path / "scans", tmp_path / "scans.h5", "--ids", "path")
     assert array_to_ids(store.image_ids) == ["scan0/source", "scan1/source"]

@@ -183,7 +183,7 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         file["a"], file["b"] = np.ones((2, 3)), np.ones((2, 4))
     for name, message in {
         "missing": "no such file or folder",
-        "text": "text of 1 tab-separated columns, expected several; give one",
+        "text": "text of 1 tab-separated column, expected several; give one",
         "folder": "contains files of no known format",
         "two": "contains files of npz and grid-pth",
         "gqa_0.h5": "contains a, b; say which are the features: --keys features=NAME",
@@ -203,28 +203,26 @@ def test_said_format_that_is_wrong(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "out.h5").exists()
 
 
-def npz(**changes: object) -> Callable[[Path], Path]:
-    """Makes a source whose second image, with the id 10, is changed; so do the three below."""
-
-    def make(root: Path) -> Path:
-        folder = foreign.write_npz(root / "npz", FOUR)
-        foreign.write_one_npz(folder / f"{BAD.coco_name}.jpg.npz", BAD, **changes)
-        return folder
-
-    return make
+Make = Callable[[Path], Path]
+"""Makes a source whose second image, with the id 10, is changed."""
 
 
-def archive(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
+def archive(change: Callable[[bytes], bytes], **changes: object) -> Make:
     def make(root: Path) -> Path:
         folder = foreign.write_npz(root / "npz", FOUR)
         file = folder / f"{BAD.coco_name}.jpg.npz"
+        foreign.write_one_npz(file, BAD, **changes)
         file.write_bytes(change(file.read_bytes()))
         return folder
 
     return make
 
 
-def line(column: int, *values: str) -> Callable[[Path], Path]:
+def npz(**changes: object) -> Make:
+    return archive(bytes, **changes)
+
+
+def line(column: int, *values: str) -> Make:
     def make(root: Path) -> Path:
         lines = [foreign.bottom_up_line(image).split("\t") for image in FOUR]
         lines[1][column : column + 1] = values
@@ -235,7 +233,7 @@ def line(column: int, *values: str) -> Callable[[Path], Path]:
     return make
 
 
-def grid(content: object) -> Callable[[Path], Path]:
+def grid(content: object) -> Make:
     def make(root: Path) -> Path:
         grids = {n: np.ones((8, 2, 2), np.float32) for n in (3, 17, 24)}
         folder = foreign.write_grids(root / "grids", grids)
@@ -277,7 +275,7 @@ BOMB = Bomb(Path("executed"))
     ],
 )
 def test_broken_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, make: Callable[[Path], Path]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, make: Make
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source, output = make(tmp_path), tmp_path / "out.h5"
@@ -397,7 +395,7 @@ def test_skip_broken_and_selected(
     store = open_store(output)
     assert store.image_ids.tolist() == [3, 10]
     assert store.rows.dtype == np.float32
-    command = f"{folder} --skip-broken --images {ids} --float32 --output STORE"
+    command = f"{folder} --images {ids} --float32 --skip-broken --output STORE"
     assert store.provenance["command"] == f"python scripts/import_features.py {command}"
     listing = (tmp_path / "out.h5.broken.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in listing] == ["1", "11"]

@@ -88,8 +88,7 @@ NESTED = "boxes=of.bbox size=of.image_w,of.image_h count=of.num_bbox"
 
 @pytest.mark.parametrize("rows_first", [True, False])
 @pytest.mark.parametrize(
-    ("save", "keys"),
-    [(save_npz, ""), (save_pt, NESTED), (save_safetensors, ""), (save_group, "")],
+    ("save", "keys"), [(save_npz, ""), (save_pt, NESTED), (save_safetensors, ""), (save_group, "")]
 )
 def test_one_file_or_group_per_image(
     tmp_path: Path, save: Callable[[Path, dict[str, Any]], None], keys: str, rows_first: bool
@@ -153,7 +152,7 @@ def test_names_and_axes(
         ({"x": ROWS, "num_boxes": 99}, [], "num_boxes is 99, expected 1 to"),
         ({"x": ROWS * 0}, [], "all its features are zero"),
         ({"x": np.array([["a", "b"]])}, [], "features are <U1, expected numbers"),
-        ({"x": ROWS}, ["--keys", "width=3"], "expected any of features=... boxes=..."),
+        ({"x": ROWS}, ["--keys", "width=3"], "expected any of features=NAME boxes=NAME"),
     ],
 )
 def test_what_does_not_fit_is_named(
@@ -168,7 +167,7 @@ def test_plain_arrays_and_nothing_executed(tmp_path: Path) -> None:
     np.save(tmp_path / "9.npy", ROWS)
     torch.save({"a": Bomb(tmp_path / "executed")}, tmp_path / "7.pt")
     store = run(tmp_path, tmp_path / "a.h5", "--format", "npy")
-    assert store.provenance["notes"] == [f"{tmp_path}: 1 other files are left out: 7.pt"]
+    assert store.provenance["notes"] == [f"{tmp_path}: left out 1 other file: 7.pt"]
     np.testing.assert_array_equal(store.rows, ROWS)
     np.save(tmp_path / "7.npy", {"a": Bomb(tmp_path / "executed")}, allow_pickle=True)
     for name in ("7.npy", "7.pt"):

@@ -18,7 +18,8 @@ import pytest
 from filelock import FileLock
 from store_toys import make_images
 
-from mcan.data.store import image_checksum, open_store
+from mcan.data.integrity import image_checksum
+from mcan.data.store import open_store
 from mcan.errors import DataError
 from mcan.preparation import store_writer
 from mcan.preparation.store_writer import (

@@ -15,8 +15,8 @@ import yaml
 from runs import Lab, Result, make_lab
 from test_train import refused
 
-from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.recipe import write_prepared
 from mcan.text.vocabulary import Vocabulary, build_tokens
 
 STEP = "val_step_00000018"

@@ -6,8 +6,8 @@ import json
 import pytest
 from runs import Lab
 
-from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.recipe import write_prepared
 from mcan.text.vocabulary import Vocabulary, build_tokens
 
 

@@ -22,7 +22,7 @@ def test_intact_and_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "prepared: intact (prepared folder, splits train, val)" in shown
     with h5py.File(made.images, "r+") as file:
         file["features"][int(file["offsets"][3])] += 1
-    with pytest.raises(DataError, match=r"images\.h5: the rows of 1 images are damaged \(3\)"):
+    with pytest.raises(DataError, match=r"images\.h5: the rows of 1 image are damaged \(3\)"):
         main([str(made.images)])
     with (made.prepared / "val.h5").open("ab") as split:
         split.write(b"more")
