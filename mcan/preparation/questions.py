@@ -329,8 +329,8 @@ class RawSplit:
             questions.append(example.question.encode())
             images.append(image_id)
             answers.append(strings[answer] for answer in example.answers)
-            known = [answer for answer in example.answers if answer != OTHER_ANSWER]
-            chosen, given = example.majority_answer, [normalise_answer(text) for text in known]
+            chosen = example.majority_answer
+            given = [normalise_answer(text) for text in example.answers if text != OTHER_ANSWER]
             if chosen is not None and given and normalise_answer(chosen) not in given:
                 chosen, contradictions = None, contradictions + 1
             if chosen is None and given:

@@ -1,10 +1,8 @@
-"""Writing image stores: rows go straight into the final file, and a killed write can continue.
+"""Writing image stores, in the format of data/README.md; a killed write can continue.
 
 HDF5 cannot append to a contiguous dataset, so rows are appended to a plain file behind a gap. At
 the end an empty HDF5 file is put into the gap, and HDF5 adds the rows that are there to it as a
-dataset, and the small tables behind them. No row is copied. `fill_store` writes a store part by
-part and names each broken image. n rows of an image, D width of a feature row. File format:
-data/README.md.
+dataset, and the small tables behind them. No row is copied. n rows of an image, D width of one.
 """
 
 from __future__ import annotations
