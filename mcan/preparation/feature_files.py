@@ -249,28 +249,23 @@ class Hdf5Files(FeatureSource):
                 return [_Place(self.path, row, name) for row, name in enumerate(groups)]
             names = self._find_names(file)
             count = len(file["pos_boxes" if self.layout.index == "ranges" else names["features"]])
-            index = self._find_index(count, file[names["id"]][:] if "id" in names else None)
-        return [_Place(self.path, row, image) for image, row in index.items()]
-
-    def _find_index(self, count: int, ids: Any) -> Mapping[str, int]:
-        """Image id -> row."""
-        names = [f"{self.path.stem}_imgid2idx{suffix}" for suffix in (".json", ".pkl")]
-        beside = (self.path.with_name(name) for name in names)
-        index = self.options.index or next((file for file in beside if file.exists()), None)
-        if index is not None:
-            return read_index(index)
+            ids = file[names["id"]][:] if "id" in names else None
+        files = [f"{self.path.stem}_imgid2idx{suffix}" for suffix in (".json", ".pkl")]
+        beside = (self.path.with_name(name) for name in files)
+        if index := self.options.index or next((file for file in beside if file.exists()), None):
+            return [_Place(self.path, row, image) for image, row in read_index(index).items()]
         if self.options.ids == "row":
             ids = np.arange(count)
         elif ids is None:
             raise DataError(
-                f"{self.path}: neither {names[0]} nor {names[1]} is beside it, and no array of it "
+                f"{self.path}: neither {files[0]} nor {files[1]} is beside it, and no array of it "
                 "is known to hold image ids; use --keys id=NAME, --index FILE, or --ids row if the "
                 "ids are the row numbers from 0"
             )
         listed = [i.decode() if isinstance(i, bytes) else str(i) for i in ids.tolist()]
         if not len(listed) == count == len(set(listed)):
             raise DataError(f"{self.path}: not {count:,} distinct image ids, one for each image")
-        return {image: row for row, image in enumerate(listed)}
+        return [_Place(self.path, row, image) for row, image in enumerate(listed)]
 
     def _from_info(self) -> list[_Place]:
         found = [self.path] if self.path.is_file() else [*self.path.rglob("*_info.json")]

@@ -183,9 +183,8 @@ def find_fields(record: Record, given: Mapping[str, str]) -> dict[str, str]:
         given = {**given, "answer": ""}
     try:
         found = find_names(record.fields, NAMES, given)
-        for role in ("question", "image"):
-            if role not in found:
-                raise ValueError(f"no field is known as {role}; the fields are {fields}")
+        if missing := [role for role in ("question", "image") if role not in found]:
+            raise ValueError(f"no field is known as {missing[0]}; the fields are {fields}")
     except ValueError as error:
         raise DataError(f"{record.path}: {error}; choose with --fields ROLE=FIELD") from None
     return found

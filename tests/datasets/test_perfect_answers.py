@@ -44,6 +44,15 @@ def perfect(prepared: Prepared, split: str, metric: str) -> list[str]:
     ]
 
 
+def check_bounds(prepared: Prepared, folder: Path) -> dict[str, float]:
+    """The bound of each split, which the perfect answers of a result file must reach."""
+    bounds = {name: 100 * counts["bound"] for name, counts in prepared.meta["splits"].items()}
+    for split, bound in bounds.items():
+        found = score(prepared, split, folder, perfect(prepared, split, prepared.metric))
+        assert found == pytest.approx(bound)
+    return bounds
+
+
 def score(prepared: Prepared, split: str, folder: Path, answers: list[str]) -> float:
     """The accuracy of a result file."""
     found = prepared.split(split)
@@ -61,10 +70,8 @@ def test_perfect_answers_reach_the_bound(tmp_path: Path, name: str, metric: str)
     files += ["--min-answer-count", "8", "--metric", metric, *ALL]
     prepared = prepare(load_recipe(name), tmp_path, *files)
     assert (prepared.metric, len(prepared.vocabulary.answers) < 12) == (metric, True)
-    for split in ("train", "test"):
-        found = score(prepared, split, tmp_path, perfect(prepared, split, metric))
-        assert found == pytest.approx(100 * prepared.meta["splits"][split]["bound"])
-        assert 10 < found < 100 or metric == "exact"
+    for bound in check_bounds(prepared, tmp_path).values():
+        assert 10 < bound < 100 or metric == "exact"
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -74,7 +81,7 @@ def test_own_answers_of_people_who_agree(
     files = write_split(tmp_path, "train", people_who_agree())
     prepared = prepare(load_recipe("custom"), tmp_path, *files, "--metric", metric, *ALL)
     expected = {"exact": 100.0, "vqa_normalised": 100.0}
-    bounds = {name: 100 * counts["bound"] for name, counts in prepared.meta["splits"].items()}
+    bounds = check_bounds(prepared, tmp_path)
     assert bounds == dict.fromkeys(bounds, expected.get(metric, 0.0))
     assert ("vqa_normalised, which gives 100.00%" in capsys.readouterr().err) == (
         metric not in expected
@@ -96,9 +103,7 @@ def test_every_class_kept_is_enough_for_people_who_mean_the_same(
     ]
     files = write_split(tmp_path, "train", rows)
     prepared = prepare(load_recipe("custom"), tmp_path, *files, *ALL)
-    assert prepared.meta["splits"]["train"]["bound"] == 1
-    best = perfect(prepared, "train", "vqa_normalised")
-    assert score(prepared, "train", tmp_path, best) == 100
+    assert check_bounds(prepared, tmp_path) == {"train": 100}
 
 
 @pytest.mark.parametrize("name", ["easy_vqa", "sort_of_clevr", "vizwiz"])
@@ -111,7 +116,4 @@ def test_datasets_with_their_own_readers(tmp_path: Path, name: str) -> None:
         file = write_json(tmp_path / f"{split}.json", vizwiz(split, 8, ANSWERS))
         arguments.setdefault("vizwiz", []).extend(["--files", split, str(file)])
     prepared = prepare(load_recipe(name), tmp_path, *arguments[name], **options)
-    for split in prepared.splits:
-        found = score(prepared, split, tmp_path, perfect(prepared, split, prepared.metric))
-        assert found == pytest.approx(100 * prepared.meta["splits"][split]["bound"])
-    assert prepared.meta["splits"]["train"]["bound"] == 1
+    assert check_bounds(prepared, tmp_path)["train"] == 100
