@@ -19,7 +19,8 @@ from mcan.api import Model
 from mcan.data.store import open_store
 from mcan.errors import ConfigError, DataError, RunError
 from mcan.explain.explanation import Answer, Words
-from mcan.preparation.extractors import GridExtractor, extract_features
+from mcan.preparation.extraction import extract_features
+from mcan.preparation.extractors import GridExtractor
 from mcan.preparation.images import Resize
 from mcan.preparation.store_writer import FillOptions
 
