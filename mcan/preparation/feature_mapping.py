@@ -64,7 +64,7 @@ def find_entries(available: Collection[str], keys: Mapping[str, str]) -> dict[st
     Raises `ValueError`, also if several or none may be the features. A single entry is.
     """
     names = find_names(available, KNOWN, keys)
-    likely = [name for name in KNOWN["features"] if name in available]
+    likely = {name.lower() for name in available} & {*KNOWN["features"]}
     if not keys.get("features") and len(likely) != 1:
         if len(available) != 1:
             raise ValueError(

@@ -126,6 +126,7 @@ MAP = np.abs(np.random.default_rng(0).standard_normal((64, 3, 5))).astype(np.flo
         ({"x": MAP.transpose(1, 2, 0)}, ["--axes", "rows"], MAP.reshape(64, 15).T, (3, 5)),
         ({"x": MAP[:4]}, ["--axes", "map"], MAP[:4].reshape(4, 15).T, (3, 5)),
         ({"x": MAP[0], "y": ROWS}, ["--keys", "features=y"], ROWS, None),
+        ({"Features": ROWS, "y": MAP[0]}, [], ROWS, None),
         ({"x": ROWS, "bbox": np.ones((9, 4))}, ["--keys", "boxes="], ROWS, None),
         ({"x": np.pad(ROWS, ((0, 9), (0, 0)))}, [], ROWS, None),
         ({"x": np.pad(ROWS, ((0, 9), (0, 0)), "edge"), "num_boxes": len(ROWS)}, [], ROWS, None),
