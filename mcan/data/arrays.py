@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,13 @@ class RaggedArray:
 
 class Text(RaggedArray):
     """N strings: a `RaggedArray` of uint8 (UTF-8) that decodes a string when it is read."""
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> Text:
+        """Raises `UnicodeEncodeError` for a string that is not valid Unicode."""
+        encoded = [string.encode() for string in strings]
+        values = np.frombuffer(b"".join(encoded), np.uint8)
+        return cls(values, np.cumsum([0, *map(len, encoded)]))
 
     def __getitem__(self, index: int) -> str:
         return str(super().__getitem__(index).tobytes().decode())

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import mcan
 from mcan.console import DefaultsInHelp, align, message, natural, positive, progress
-from mcan.data.arrays import ids_to_array
+from mcan.data.arrays import Text, ids_to_array
 from mcan.data.integrity import meta_text
 from mcan.data.prepared import FORMAT_VERSION, encode_questions
 from mcan.errors import DataError, plural, shorten
@@ -457,13 +457,13 @@ def encode_split(
         "target_index": targets.values,
         "target_score": scores.values,
         "target_offsets": targets.offsets,
-        **text_columns("answer_strings", answers.strings),
+        **_text("answer_strings", answers.strings),
         "human_answers": answers.codes.values,
         "human_answer_offsets": answers.codes.offsets,
         "answer_type": split.answer_types.codes,
-        **text_columns("answer_type_names", split.answer_types.names),
+        **_text("answer_type_names", split.answer_types.names),
         "question_type": split.question_types.codes,
-        **text_columns("question_type_names", split.question_types.names),
+        **_text("question_type_names", split.question_types.names),
     }
     counts: dict[str, Any] = {
         "questions": len(split),
@@ -478,8 +478,6 @@ def encode_split(
     return arrays, counts
 
 
-def text_columns(name: str, strings: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Strings as two datasets: UTF-8 and offsets."""
-    encoded = [string.encode() for string in strings]
-    offsets = np.cumsum([0, *map(len, encoded)])
-    return {name: np.frombuffer(b"".join(encoded), np.uint8), f"{name}_offsets": offsets}
+def _text(name: str, strings: Iterable[str]) -> dict[str, NDArray[Any]]:
+    text = Text.of(strings)
+    return {name: text.values, f"{name}_offsets": text.offsets}

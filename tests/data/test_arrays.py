@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from mcan.data.arrays import RaggedArray, Text, first_duplicate, ids_to_array
 from mcan.data.integrity import map_arrays
 from mcan.data.records import check_id
-from mcan.preparation.recipe import text_columns
 
 LISTS = st.lists(st.lists(st.integers(0, 9)), min_size=1)
 
@@ -37,8 +36,7 @@ def test_take_is_what_indexing_each_list_gives(parts, data, max_length) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_text_comes_back(strings) -> None:
-    columns = text_columns("x", strings)
-    assert list(Text(columns["x"], columns["x_offsets"])) == strings
+    assert list(Text.of(strings)) == strings
 
 
 @pytest.mark.parametrize(
