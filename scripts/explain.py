@@ -26,8 +26,8 @@ from mcan.evaluation.results import Scorer
 from mcan.explain.explanation import Explanation
 from mcan.explain.page import write_page
 from mcan.files import refuse_existing
-from mcan.preparation.image_ids import ID_HELP, ID_RULES
 from mcan.preparation.images import list_images
+from mcan.preparation.names import ID_HELP, ID_RULES
 
 _OVERRIDE = re.compile(r"[\w.]+=")
 _FORMATS = {None: (".html",), "7": (".png", ".pdf", ".svg"), "8": (".png", ".pdf", ".svg")}

@@ -12,8 +12,8 @@ from PIL import Image
 from runs import Lab, Result, make_lab
 
 from mcan.data.prepared import Prepared
-from mcan.preparation.prepared_writer import write_prepared
 from mcan.preparation.questions import Example
+from mcan.preparation.recipe import write_prepared
 from mcan.preparation.store_writer import ImageRows, StoreWriter
 
 SIZES = {"splits": ("train", "val", "test"), "questions": 80, "boxes": True}
