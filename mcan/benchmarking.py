@@ -16,16 +16,18 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
 
 import numpy as np
@@ -34,21 +36,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mcan import build
 from mcan.batch import Image, PaddedLengths, Question
-from mcan.build import (
-    answer_probabilities,
-    build_model,
-    entry,
-    model_sizes,
-    open_dataset,
-    open_stores,
-    padded_lengths,
-    predict_over_processes,
-    run_metadata,
-)
 from mcan.config import Config, load_config
 from mcan.console import progress
-from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared
 from mcan.engine.processes import Processes, processes
 from mcan.engine.run_folder import RunFolder, describe_environment
@@ -61,6 +52,8 @@ from mcan.rows import Padded
 
 Measurements = dict[str, Any]
 """What a benchmark or one repetition measured, as JSON holds it."""
+NOTHING: Measurements = {"questions": 0, "flops": 0.0, "steps": 1, "peak_device_memory": None}
+"""What a repetition has measured unless it says otherwise."""
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "baseline"
@@ -101,19 +94,19 @@ def measure(arms: Mapping[str, Arm], repeats: int) -> dict[str, Measurements]:
     Raises `RunError` if the process of an arm ends early.
     """
     results: dict[str, Measurements] = {}
+    pools, spawn = {}, get_context("spawn")
     with ExitStack() as stack:
-        pipes = {name: stack.enter_context(_running(arm)) for name, arm in arms.items()}
         for name, arm in arms.items():
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            pool = stack.enter_context(ProcessPoolExecutor(1, spawn))
+            pools[name] = partial(pool.submit, _repeat, arm, folder)
             results[name] = {"threads": arm.threads, "repetitions": []}
         for number in progress(range(repeats + 1), "repetitions", leave=False):
-            for name, pipe in pipes.items():
+            for name, submit in pools.items():
                 try:
-                    pipe.send("go")
-                    result = pipe.recv()
-                except (EOFError, BrokenPipeError, ConnectionResetError):
-                    result = "its process was killed"
-                if isinstance(result, str):
-                    raise RunError(f"the arm '{name}' ended early: {result}")
+                    result = submit().result()
+                except (UserError, BrokenProcessPool) as error:
+                    raise RunError(f"the arm '{name}' ended early: {error}") from error
                 if number:
                     results[name]["repetitions"].append(result)
                 else:
@@ -121,44 +114,24 @@ def measure(arms: Mapping[str, Arm], repeats: int) -> dict[str, Measurements]:
     return results
 
 
-@contextmanager
-def _running(arm: Arm) -> Iterator[Connection]:
-    """A pipe to the process of an arm, which ends when the pipe is closed."""
-    spawn = get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    with tempfile.TemporaryDirectory() as folder:
-        process = spawn.Process(target=_run_arm, args=(arm, folder, theirs))
-        process.start()
-        theirs.close()
-        try:
-            yield ours
-        finally:
-            ours.close()
-            process.join()
+def _repeat(arm: Arm, folder: str) -> Measurements:
+    """The next repetition of the arm that has this process to itself."""
+    return next(_repetitions(arm, folder))
 
 
-def _run_arm(arm: Arm, folder: str, pipe: Connection) -> None:
-    """The process of an arm: a repetition for every message."""
+@cache  # one iterator for all calls
+def _repetitions(arm: Arm, folder: str) -> Iterator[Measurements]:
     torch.set_num_threads(arm.threads)
-    overrides = (*arm.overrides, "name=benchmark", f"runs={folder}")
-    try:
-        config = load_config(arm.config, overrides)
-        with processes(config.train.device) as job:
-            repetitions = JOBS[arm.job](_Bench.open(config, job, arm))
-            while True:
-                pipe.recv()
-                result: Measurements = {"questions": 0, "flops": 0.0, "steps": 1}
-                result |= next(repetitions)
-                on_gpu = job.device.type == "cuda"
-                result["peak_memory"] = _peak_memory()
-                result["peak_device_memory"] = (
-                    torch.cuda.max_memory_allocated(job.device) if on_gpu else None
-                )
-                pipe.send(result)
-    except EOFError:
-        pass  # the benchmark is over
-    except UserError as error:
-        pipe.send(str(error))
+    config = load_config(arm.config, (*arm.overrides, "name=benchmark", f"runs={folder}"))
+    with processes(config.train.device) as job:
+        repetitions = JOBS[arm.job](_Bench(config, job, arm))
+        while True:
+            start = time.perf_counter()
+            result = NOTHING | next(repetitions)
+            if job.device.type == "cuda":
+                torch.cuda.synchronize()
+                result["peak_device_memory"] = torch.cuda.max_memory_allocated(job.device)
+            yield {"seconds": time.perf_counter() - start, "peak_memory": _peak_memory()} | result
 
 
 def _peak_memory(process: int | str = "self") -> int:
@@ -175,42 +148,39 @@ def _peak_memory(process: int | str = "self") -> int:
 # ------------------------------------------------------------------------------------- the jobs
 
 
-@dataclass(frozen=True)
 class _Bench:
     """The parts of a job, opened as `train.py` opens them."""
 
-    config: Config
-    arm: Arm
-    job: Processes
-    prepared: Prepared
-    dataset: VQADataset
-    sizes: ModelSizes
-
-    @classmethod
-    def open(cls, config: Config, job: Processes, arm: Arm) -> _Bench:
-        prepared = Prepared.open(config.data.prepared)
-        dataset = open_dataset(config, prepared, config.data.train, open_stores(config, job))
-        sizes = model_sizes(prepared.vocabulary, dataset)
+    def __init__(self, config: Config, job: Processes, arm: Arm) -> None:
+        self.config, self.job, self.arm = config, job, arm
+        self.prepared = Prepared.open(config.data.prepared)
+        stores = build.open_stores(config, job)
+        self.dataset = build.open_dataset(config, self.prepared, config.data.train, stores)
+        self.sizes = build.model_sizes(self.prepared.vocabulary, self.dataset)
         torch.manual_seed(config.seed)
-        return cls(config, arm, job, prepared, dataset, sizes)
 
     def model(self) -> nn.Module:
         """The config's network; as the authors compute it if this is the baseline."""
-        model = build_model(self.config.model, self.sizes).to(self.job.device)
-        return _with_torch_dropout(model) if self.arm.baseline else model
+        model = build.build_model(self.config.model, self.sizes).to(self.job.device)
+        for module in list(model.modules()) if self.arm.baseline else ():
+            for name, child in module.named_children():
+                if isinstance(child, Dropout):
+                    setattr(module, name, nn.Dropout(child.p))
+        return model
 
     def trainer(self) -> Trainer:
         """A trainer without evaluation, in the folder of a run that is thrown away."""
         run = RunFolder(Path(self.config.runs) / self.config.name)
-        metadata = run_metadata(self.config, self.prepared, self.dataset, self.sizes)
-        enter = entry(self.config, self.job.device, self.config.train.precision, self.lengths())
+        metadata = build.run_metadata(self.config, self.prepared, self.dataset, self.sizes)
+        precision = self.config.train.precision
+        enter = build.entry(self.config, self.job.device, precision, self.lengths())
         return Trainer(self.config, self.model(), self.dataset, metadata, run, self.job, enter)
 
     def lengths(self) -> PaddedLengths | None:
         """What samples are padded to: fixed lengths in the baseline, a few if compiled."""
         if self.arm.baseline:
             return PaddedLengths((WORDS,), (int(self.regions().max()),))
-        return padded_lengths(self.config, self.dataset)
+        return build.padded_lengths(self.config, self.dataset)
 
     def regions(self) -> NDArray[np.int64]:
         """(Q,) regions of each question's image."""
@@ -220,14 +190,6 @@ class _Bench:
         """(Q,) operations of a forward pass on each question's own words and regions."""
         words = np.minimum(np.diff(self.dataset.tokens.offsets), self.config.data.max_tokens or 99)
         return _forward_flops(self.config, self.sizes, words, self.regions())
-
-
-def _with_torch_dropout(model: nn.Module) -> nn.Module:
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, Dropout):
-                setattr(module, name, nn.Dropout(child.p))
-    return model
 
 
 def _forward_flops(
@@ -243,25 +205,19 @@ def _forward_flops(
         return [np.ones_like(w), w, r, w * w, r * r, w * r]
 
     assert sizes.feature_size is not None
-    with torch.device("meta"):
-        model = build_model(config.model, sizes).eval()
-    points = [(1, 1), (2, 1), (1, 2), (3, 1), (1, 3), (2, 2)]
-    counts = []
-    for w, r in points:
-        question = Question(torch.zeros(1, w, dtype=torch.int64, device="meta"), _full(w))
-        boxes = torch.zeros(1, r, 4, device="meta") if config.model.image.boxes else None
-        image = Image(_full(r), torch.zeros(1, r, sizes.feature_size, device="meta"), boxes)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(question, image)
-        counts.append(counter.get_total_flops())
-    matrix = np.array([terms(float(w), float(r)) for w, r in points])
-    return np.stack(terms(words.astype(float), regions.astype(float)), -1) @ np.linalg.solve(
-        matrix, np.array(counts, float)
-    )
-
-
-def _full(rows: int) -> Padded:
-    return Padded(torch.ones(1, rows, dtype=torch.bool, device="meta"), some_empty=False)
+    points, counts = [(1, 1), (2, 1), (1, 2), (3, 1), (1, 3), (2, 2)], []
+    with torch.device("meta"), torch.no_grad():
+        model = build.build_model(config.model, sizes).eval()
+        for lengths in points:
+            full = [Padded(torch.ones(1, n, dtype=torch.bool), some_empty=False) for n in lengths]
+            question = Question(torch.zeros(full[0].mask.shape, dtype=torch.int64), full[0])
+            boxes = torch.zeros(1, lengths[1], 4) if config.model.image.boxes else None
+            image = Image(full[1], torch.zeros(1, lengths[1], sizes.feature_size), boxes)
+            with FlopCounterMode(display=False) as counter:
+                model(question, image)
+            counts.append(counter.get_total_flops())
+    factors = np.linalg.solve([terms(float(w), float(r)) for w, r in points], counts)
+    return np.stack(terms(words.astype(float), regions.astype(float)), -1) @ factors
 
 
 def _train(bench: _Bench) -> Iterator[Measurements]:
@@ -271,44 +227,33 @@ def _train(bench: _Bench) -> Iterator[Measurements]:
     with trainer.batches(0, 0) as batches:
         while True:
             questions, operations = 0, 0.0
-            start = _now(bench)
             for _ in range(steps):
                 micro_batches = next(batches)
                 trainer.update(micro_batches)
                 questions += sum(batch.size for batch in micro_batches)
                 operations += sum(flops[batch.index].sum() for batch in micro_batches)
-            yield {
-                "seconds": _now(bench) - start,
-                "questions": questions,
-                "flops": 3 * operations,  # the backward pass has twice the forward's products
-                "steps": steps,
-            }
+            # The backward pass has twice the forward's products.
+            yield {"questions": questions, "flops": 3 * operations, "steps": steps}
 
 
 def _evaluate(bench: _Bench) -> Iterator[Measurements]:
     """All questions once, as `eval.py` predicts them."""
     model, operations = bench.model().eval(), float(bench.flops().sum())
-    score = answer_probabilities([model], bench.config.train.loss)
+    score = build.answer_probabilities([model], bench.config.train.loss)
     while True:
-        start = _now(bench)
-        predict_over_processes(
+        build.predict_over_processes(
             score, bench.dataset, bench.config, bench.job, lengths=bench.lengths()
         )
-        yield {
-            "seconds": _now(bench) - start,
-            "questions": len(bench.dataset),
-            "flops": operations,
-        }
+        yield {"questions": len(bench.dataset), "flops": operations}
 
 
 def _load(bench: _Bench) -> Iterator[Measurements]:
     """Ready batches of one epoch, prepared in this process."""
     trainer = bench.trainer()
     while True:
-        start = _now(bench)
         with trainer.batches(0, 0) as batches:
             questions = sum(batch.size for (batch,) in batches)
-        yield {"seconds": _now(bench) - start, "questions": questions}
+        yield {"questions": questions}
 
 
 def _multiply(bench: _Bench) -> Iterator[Measurements]:
@@ -339,17 +284,11 @@ def _multiply(bench: _Bench) -> Iterator[Measurements]:
 
 JOBS: dict[str, Callable[[_Bench], Iterator[Measurements]]] = {
     "train": _train,
-    "evaluate": _evaluate,
-    "load": _load,
+    "eval": _evaluate,
+    "loader": _load,
     "multiply": _multiply,
 }
-"""name -> a generator that does its work once per repetition and yields what it measured."""
-
-
-def _now(bench: _Bench) -> float:
-    if bench.job.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+"""name -> a generator that does its work once per repetition and yields what it counted."""
 
 
 def measure_startup(
@@ -361,26 +300,19 @@ def measure_startup(
         with tempfile.TemporaryDirectory() as runs:
             command = [sys.executable, str(ROOT / "train.py"), config, *overrides]
             command += ["name=startup", f"runs={runs}", "train.log_every=1"]
-            start = time.perf_counter()
-            process = subprocess.Popen(
-                command,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+            metrics, start = Path(runs) / "startup" / "metrics.jsonl", time.perf_counter()
+            process = Popen(command, env=environment, stdout=DEVNULL, stderr=PIPE, text=True)
             try:
-                metrics = Path(runs) / "startup" / "metrics.jsonl"
                 while not (metrics.exists() and metrics.stat().st_size):
                     if process.poll() is not None:
-                        assert process.stderr is not None
-                        *_, last = ["no output", *process.stderr.read().splitlines()]
+                        *_, last = ["no output", *process.communicate()[1].splitlines()]
                         raise RunError(f"train.py ended early: {last.removeprefix('error: ')}")
                     time.sleep(0.01)
                 seconds = time.perf_counter() - start
-                memory = _peak_memory(process.pid)
-                results.append({"seconds": seconds, "questions": 0, "steps": 1, "flops": 0.0})
-                results[-1] |= {"peak_memory": memory, "peak_device_memory": None}
+                results.append(
+                    NOTHING | {"seconds": seconds, "peak_memory": _peak_memory(process.pid)}
+                )
             finally:
                 process.kill()
                 process.communicate()
@@ -392,7 +324,6 @@ def measure_startup(
 
 def describe_machine() -> Measurements:
     """Processor, memory, GPUs and versions."""
-    environment = describe_environment()
     instructions = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -406,8 +337,7 @@ def describe_machine() -> Measurements:
         "instructions": [name for name in instructions if name in flags],
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "numpy": np.__version__,
-        **{key: environment[key] for key in ("time", "cpus", "gpus", "python", "torch")},
-        "revision": environment["revision"],
+        **describe_environment(),
     }
 
 
@@ -433,27 +363,32 @@ def report(record: Measurements) -> str:
     repetitions = first["repetitions"]
     compared = len(arms) > 1 and repetitions[0]["questions"]
     counted = repetitions[0]["flops"] > 0
-    limits = {name: _best_product(arm) for name, arm in record.get("products", {}).items()}
+    limits = {
+        name: max(each["flops"] for each in arm["repetitions"])
+        for name, arm in record.get("products", {}).items()
+    }
     on_gpu = repetitions[0]["peak_device_memory"] is not None
-    head = ["arm", f"s per {record['unit']}", "questions/s"]
-    head += [f"times {next(iter(arms))}"] if compared else []
-    head += ["peak memory, MB"] + (["peak GPU memory, MB"] if on_gpu else [])
-    head += ["GFLOP/s on valid rows"] if counted else []
-    head += ["of the best product"] if counted and limits else []
     rows = []
     for name, arm in arms.items():
         results = arm["repetitions"]
-        row = [name, spread([each["seconds"] / each["steps"] for each in results], ",.3f")]
-        speeds = [each["questions"] / each["seconds"] for each in results]
-        row.append(f"{statistics.median(speeds):,.1f}" if speeds[0] else "")
-        row += [spread(ratios(arm, first), ".2f")] if compared else []
-        row.append(f"{max(each['peak_memory'] for each in results) / 1e6:,.0f}")
-        row += [f"{max(r['peak_device_memory'] for r in results) / 1e6:,.0f}"] if on_gpu else []
+        seconds = [each["seconds"] / each["steps"] for each in results]
+        speed = statistics.median(each["questions"] / each["seconds"] for each in results)
         rate = statistics.median(each["flops"] / each["seconds"] for each in results)
-        row += [f"{rate / 1e9:,.0f}"] if counted else []
-        limit = limits.get(arm.get("precision", "float32"))
-        row += [f"{rate / limit:.0%}" if limit else ""] if counted and limits else []
+        row = {"arm": name, f"s per {record['unit']}": spread(seconds, ",.3f")}
+        row["questions/s"] = f"{speed:,.1f}" if speed else ""
+        if compared:
+            row[f"times {next(iter(arms))}"] = spread(ratios(arm, first), ".2f")
+        row["peak memory, MB"] = f"{max(each['peak_memory'] for each in results) / 1e6:,.0f}"
+        if on_gpu:
+            peak = max(each["peak_device_memory"] for each in results)
+            row["peak GPU memory, MB"] = f"{peak / 1e6:,.0f}"
+        if counted:
+            row["GFLOP/s on valid rows"] = f"{rate / 1e9:,.0f}"
+        if counted and limits:
+            limit = limits.get(arm.get("precision", "float32"))
+            row["of the best product"] = f"{rate / limit:.0%}" if limit else ""
         rows.append(row)
+    rule = ["---"] + ["---:"] * (len(rows[0]) - 1)
     products = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in limits.items())
     lines = [
         f"## {record['title']}",
@@ -468,14 +403,9 @@ def report(record: Measurements) -> str:
         f"{record['work']} Medians; smallest and largest in brackets."
         + (f" Best matrix product in this run: {products}." if products else ""),
         "",
-        *[f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1))],
-        *[f"| {' | '.join(cells)} |" for cells in rows],
+        *[f"| {' | '.join(cells)} |" for cells in (rows[0], rule, *(r.values() for r in rows))],
     ]
     return "\n".join(lines) + "\n"
-
-
-def _best_product(arm: Measurements) -> float:
-    return max(float(each["flops"]) for each in arm["repetitions"])
 
 
 def save(record: Measurements, folder: Path) -> None:

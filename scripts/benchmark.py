@@ -33,12 +33,6 @@ SIZES = {"feature_dim": 2048, "regions": (10, 100), "answers": 3129, "vocabulary
 # Of --quick, which only shows that everything runs.
 QUICK_SIZES = {"feature_dim": 8, "regions": (2, 5), "answers": 20, "vocabulary": 50}
 QUICK = ("model.hidden_size=16", "model.heads=2", "model.depth=1", "train.batch_size=4")
-TITLES = {
-    "train": "Training step",
-    "eval": "Evaluation",
-    "loader": "Loading",
-    "startup": "Start-up",
-}
 
 
 def parse() -> argparse.Namespace:
@@ -49,25 +43,28 @@ def parse() -> argparse.Namespace:
         "same machine, but not a quiet one.",
     )
     commands = parser.add_subparsers(dest="what", required=True)
-    train = add_command(commands, "train", "the training step", steps=10)
+    train = add_command(commands, "train", "Training step", "the training step", steps=10)
     train.add_argument("--compile", action="store_true", help="measure torch.compile too")
     train.add_argument(
         "--vary",
         metavar="KEY=A,B,...",
         help="instead of the baseline: one arm per value of a config key, or of `regions`",
     )
-    evaluation = add_command(commands, "eval", "predicting a split", questions=1024)
+    evaluation = add_command(commands, "eval", "Evaluation", "predicting a split", questions=1024)
     for each in (train, evaluation):
         each.add_argument("--no-bf16", action="store_true", help="for processors without it")
-    add_command(commands, "loader", "ready batches in one process", questions=10_000)
-    add_command(commands, "startup", "from `python train.py` to the first step", questions=440_000)
+    add_command(commands, "loader", "Loading", "ready batches in one process", questions=10_000)
+    text = "from `python train.py` to the first step"
+    add_command(commands, "startup", "Start-up", text, questions=440_000)
     return parser.parse_args()
 
 
 def add_command(
-    commands: Any, name: str, text: str, steps: int = 0, questions: int = 0
+    commands: Any, name: str, title: str, text: str, steps: int = 0, questions: int = 0
 ) -> argparse.ArgumentParser:
+    """A benchmark: the heading of its report, and the text that --help shows."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text)
+    parser.set_defaults(title=title)
     add = parser.add_argument
     if steps:
         add("--steps", type=positive, default=steps, help="updates per repetition")
@@ -107,7 +104,7 @@ def run(args: argparse.Namespace, folder: Path) -> Measurements:
     least, most = sizes["regions"]
     record: Measurements = {
         "what": args.what,
-        "title": TITLES[args.what],
+        "title": args.title,
         "machine": describe_machine(),
         "work": f"{questions:,} made-up questions as long as those of VQA v2, {least} to {most} "
         f"regions x {sizes['feature_dim']}, {sizes['answers']:,} answers, {sizes['vocabulary']:,} "
@@ -123,15 +120,12 @@ def run(args: argparse.Namespace, folder: Path) -> Measurements:
         return record | {"arms": {f"{questions:,} questions": arm}}
     # Neither evaluation nor the log is part of a step.
     overrides = (*overrides, "data.evaluate=null", "train.log_every=1000000")
-    job = {"eval": "evaluate", "loader": "load"}.get(args.what, "train")
-    plain = Arm(job, args.config, overrides, threads, steps=steps)
+    plain = Arm(args.what, args.config, overrides, threads, steps=steps)
     arms = choose_arms(args, plain, sizes, folder)
-    products = {}
-    if BASELINE in arms:
-        products = {
-            f"product {name}": arms[BASELINE].having(f"train.precision={name}", job="multiply")
-            for name in precisions(args)
-        }
+    products = {
+        f"product {name}": arms[BASELINE].having(f"train.precision={name}", job="multiply")
+        for name in (precisions(args) if BASELINE in arms else ())
+    }
     results = measure(arms | products, args.repeats)
     record["products"] = {name.split()[1]: results.pop(name) for name in products}
     for name, result in results.items():
@@ -145,12 +139,8 @@ def choose_arms(
     """The arms of a benchmark by name; the others are compared with the first."""
     key, _, values = (getattr(args, "vary", None) or "").partition("=")
     if key == "regions":
-        return {
-            f"regions {n}": plain.having(
-                *make_data(folder / n, sizes | {"regions": (int(n), int(n))})
-            )
-            for n in values.split(",")
-        }
+        counts = {n: sizes | {"regions": (int(n), int(n))} for n in values.split(",")}
+        return {f"regions {n}": plain.having(*make_data(folder / n, counts[n])) for n in counts}
     plain = plain.having(*make_data(folder / "data", sizes))
     if key:
         return {f"{key} {value}": plain.having(f"{key}={value}") for value in values.split(",")}
@@ -175,11 +165,7 @@ def make_data(
     """Write made-up data, five questions per image; returns the config's overrides for it."""
     images = -(-sizes["questions"] // 5)
     paths = make_synthetic(folder, images=images, words=WORD_COUNTS, splits=splits, **sizes)
-    return (
-        f"data.prepared={paths.prepared}",
-        f"data.images=[{paths.images}]",
-        "data.max_tokens=14",
-    )
+    return f"data.prepared={paths.prepared}", f"data.images=[{paths.images}]", "data.max_tokens=14"
 
 
 if __name__ == "__main__":

@@ -51,25 +51,19 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Arm:
     return Arm("train", CONFIG, overrides, steps=2)
 
 
-def repetitions(arm: Arm, count: int) -> list[dict[str, Any]]:
-    config = load_config(arm.config, arm.overrides)
-    with processes("cpu") as job:
-        repeat = benchmarking.JOBS[arm.job](benchmarking._Bench.open(config, job, arm))
-        return [next(repeat) for _ in range(count)]
-
-
-@pytest.mark.parametrize(("job", "questions"), [("train", 16), ("evaluate", 64), ("load", 64)])
-def test_jobs_count_their_questions(arm: Arm, job: str, questions: int) -> None:
-    for result in repetitions(replace(arm, job=job), 2):
+@pytest.mark.parametrize(("job", "questions"), [("train", 16), ("eval", 64), ("loader", 64)])
+def test_jobs_count_their_questions(arm: Arm, job: str, questions: int, tmp_path: Path) -> None:
+    for _ in range(2):
+        result = benchmarking._repeat(replace(arm, job=job), str(tmp_path))
         assert result["questions"] == questions
         assert result["seconds"] > 0
-        assert (result.get("flops", 0) > 0) == (job != "load")
+        assert (result.get("flops", 0) > 0) == (job != "loader")
 
 
 def test_the_baseline_pads_everything_and_drops_as_torch_does(arm: Arm) -> None:
     arm = replace(arm, baseline=True).having("train.rows=padded")
     with processes("cpu") as job:
-        bench = benchmarking._Bench.open(load_config(arm.config, arm.overrides), job, arm)
+        bench = benchmarking._Bench(load_config(arm.config, arm.overrides), job, arm)
         modules = list(bench.model().modules())
         assert not any(isinstance(module, Dropout) for module in modules)
         assert sum(isinstance(module, nn.Dropout) for module in modules) > 10
