@@ -95,18 +95,16 @@ class OneOf:
     """
 
     def __init__(self, registry: Mapping[str, Any]) -> None:
-        self.meanings = {name: _meaning(entry) for name, entry in registry.items()}
+        self.meanings = {}
+        for name, entry in registry.items():
+            own = entry if isinstance(entry, str) else getattr(entry, "meaning", None)
+            self.meanings[name] = str(own or entry.__doc__).partition("\n")[0].rstrip(".")
 
     def __get_pydantic_core_schema__(self, _: Any, __: Any) -> CoreSchema:
         return core_schema.literal_schema(list(self.meanings))
 
     def __get_pydantic_json_schema__(self, _: Any, __: Any) -> dict[str, Any]:
         return {"enum": list(self.meanings), "type": "string", "meanings": self.meanings}
-
-
-def _meaning(entry: Any) -> str:
-    text = entry if isinstance(entry, str) else getattr(entry, "meaning", None) or entry.__doc__
-    return str(text).partition("\n")[0].rstrip(".")
 
 
 def show(value: Any) -> str:

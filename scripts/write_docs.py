@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcan.config import Config
-from mcan.config.explain import describe, not_null
+from mcan.config.yaml_files import describe, not_null
 from mcan.errors import DataError, command
 from mcan.files import save_text
 from mcan.section import FREE, Section, inner_sections, show

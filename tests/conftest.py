@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # Many tests fork, and neither CUDA nor autograd outlives a fork once a GPU has been seen.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -33,6 +34,20 @@ def _no_progress_bar_of_another_test() -> None:
     # A recorded traceback keeps the bar of a failed read; it would be drawn in later tests.
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
+    """Writes files by relative path into an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def files(texts: dict[str, str]) -> None:
+        for name, text in texts.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+    return files
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from mcan.config.explain import explain
 from mcan.config.schema import ADDED_KEYS as ADDED_KEYS
 from mcan.config.schema import SCHEMA_VERSION as SCHEMA_VERSION
 from mcan.config.schema import Config as Config
-from mcan.config.yaml_files import Place, merge, parse_overrides, read_file, to_yaml
+from mcan.config.yaml_files import Place, explain, merge, parse_overrides, read_file, to_yaml
 from mcan.section import FREE, Section, walk
 
 AnySection = TypeVar("AnySection", bound=Section)
