@@ -9,25 +9,12 @@ from pathlib import Path
 
 import torch
 
-from mcan.build import (
-    build_evaluator,
-    build_model,
-    check_fits,
-    count_shared,
-    entry,
-    model_sizes,
-    open_dataset,
-    open_stores,
-    padded_lengths,
-    preflight,
-    run_metadata,
-    unknown_word_warnings,
-    word_vectors,
-)
+from mcan import build
 from mcan.config import Config, dump_config, load_config
+from mcan.data.loading import STOP_SIGNALS
 from mcan.data.prepared import Prepared
-from mcan.engine.checkpoint import Checkpoint, Position, load_checkpoint
-from mcan.engine.processes import Processes, StopRequest, processes, stop_on_signals
+from mcan.engine.checkpoint import Checkpoint, Position
+from mcan.engine.processes import Processes, StopRequest, on_signals, processes
 from mcan.engine.run_folder import RunFolder, check_resumable, checkpoint_to_resume
 from mcan.engine.trainer import Trainer, finished
 from mcan.errors import command
@@ -60,13 +47,15 @@ def main() -> int:
     args = parse()
     config = load_config(args.config, args.overrides)
     run = RunFolder(Path(config.runs) / config.name)
-    options = config.train
-    with stop_on_signals() as stop, processes(options.device, options.deterministic) as job:
+    options, stop = config.train, StopRequest()
+    with (
+        on_signals(STOP_SIGNALS, stop.handle),
+        processes(options.device, options.deterministic) as job,
+    ):
         # Asked once: the first process may have made the folder by the time another looks.
-        path, config = job.run_on_first(
+        checkpoint, config = job.run_on_first(
             lambda: checkpoint_to_resume(run, config, args.resume, job.device)
         )
-        checkpoint = load_checkpoint(path) if path is not None else None
         position = Position(**checkpoint.position) if checkpoint else Position()
         if finished(position, options):
             job.print_once(f"{run.path}: finished after {position.step} steps; nothing to resume")
@@ -87,44 +76,43 @@ def train(
     stop: StopRequest,
 ) -> bool:
     """Build the parts and run the loop; True if it came to its end."""
-    if config.train.compile and job.device.type == "cpu":
-        job.print_once(
-            "warning: train.compile: compiling takes minutes on a CPU and seldom pays there"
-        )
     prepared = Prepared.open(config.data.prepared)
-    stores = open_stores(config, job)
-    dataset = open_dataset(config, prepared, config.data.train, stores)
-    check_fits(config, dataset)
-    counts, warnings = preflight(dataset)
-    for warning in warnings:
-        job.print_once(f"warning: {warning}")
+    stores = build.open_stores(config, job)
+    dataset = build.open_dataset(config, prepared, config.data.train, stores)
+    build.check_fits(config, dataset)
+    counts, warnings = build.preflight(dataset)
+    if config.train.compile and job.device.type == "cpu":
+        warnings.append("train.compile: compiling takes minutes on a CPU and seldom pays there")
     if config.data.limit is not None:
         counts += f" (data.limit: the first {config.data.limit:,} of each split)"
-    evaluate, lengths = None, padded_lengths(config, dataset)
+    evaluate, lengths = None, build.padded_lengths(config, dataset)
     if config.data.evaluate is not None:
-        held_out = open_dataset(config, prepared, [config.data.evaluate], stores)
-        lengths = padded_lengths(config, dataset, held_out)
-        for warning in unknown_word_warnings(held_out):
-            job.print_once(f"warning: {warning}")
+        held_out = build.open_dataset(config, prepared, [config.data.evaluate], stores)
+        lengths = build.padded_lengths(config, dataset, held_out)
+        warnings += build.unknown_word_warnings(held_out)
         metric = config.evaluation.metric or prepared.metric
-        if shared := count_shared(dataset.splits, held_out.splits[0]):
-            job.print_once(
-                f"warning: data.train holds {shared:,} of the {len(held_out):,} questions of "
+        if shared := build.count_shared(dataset.splits, held_out.splits[0]):
+            warnings.append(
+                f"data.train holds {shared:,} of the {len(held_out):,} questions of "
                 f"data.evaluate ({config.data.evaluate}); the accuracy says nothing about new data"
             )
-        evaluate = build_evaluator(
+        evaluate = build.build_evaluator(
             held_out, metric, prepared.vocabulary, config, job, lengths, shared
         )
+    for warning in warnings:
+        job.print_once(f"warning: {warning}")
 
     torch.manual_seed(config.seed)
-    sizes = model_sizes(prepared.vocabulary, dataset)
-    vectors, coverage = (None, None) if checkpoint else word_vectors(config, prepared.vocabulary)
-    model = build_model(config.model, sizes, vectors).to(job.device)
-    metadata = run_metadata(config, prepared, dataset, sizes)
+    sizes = build.model_sizes(prepared.vocabulary, dataset)
+    vectors = coverage = None
+    if checkpoint is None:
+        vectors, coverage = build.word_vectors(config, prepared.vocabulary)
+    model = build.build_model(config.model, sizes, vectors).to(job.device)
+    metadata = build.run_metadata(config, prepared, dataset, sizes)
     if checkpoint is not None:
         check_resumable(checkpoint, metadata, run.path)
 
-    enter = entry(config, job.device, config.train.precision, lengths)
+    enter = build.entry(config, job.device, config.train.precision, lengths)
     trainer = Trainer(config, model, dataset, metadata, run, job, enter, evaluate, checkpoint)
     # Only now, so that a mistake in the config or the data leaves no folder behind.
     written = checkpoint.metrics_bytes if checkpoint else None
@@ -135,6 +123,7 @@ def train(
         f"{trainer.epoch_steps:,} steps per epoch on {job.device} x {job.world}"
         + (f", {limit:,} steps at most" if (limit := config.train.max_steps) else "")
         + (f"\n{coverage}" if coverage else "")
+        + (f"\nresumed after step {trainer.position.step:,}" if checkpoint else "")
     )
     return trainer.fit(stop)
 

@@ -13,19 +13,7 @@ from pathlib import Path
 from mcan.config.yaml_files import parse_overrides
 from mcan.console import message, positive, shard
 from mcan.errors import command, shorten
-from mcan.tables.outcomes import (
-    DataCache,
-    collect,
-    made_by_other_code,
-    preview,
-    read_outcome,
-    refuse_problems,
-)
-from mcan.tables.planning import RUNS, CommandOptions, PlannedRun, distinct, plan, table_folder
-from mcan.tables.running import RunnerStopped, locked, run_all, set_aside, submit
-from mcan.tables.spec import load_table
-from mcan.tables.summary import enter_scores, summarise
-from mcan.tables.writing import write_results
+from mcan.tables import planning, running, writing
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -47,7 +35,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--nproc", type=positive, default=1, help="processes of each run, under torchrun")
     add("--launcher", choices=("local", "slurm"), default="local")
     add_several("--slurm", metavar="KEY=VALUE", help="parameters of the jobs: partition=gpu ...")
-    add("--runs", type=Path, default=RUNS, metavar="FOLDER", help="default: %(default)s")
+    add("--runs", type=Path, default=planning.RUNS, metavar="FOLDER", help="default: %(default)s")
     add("--output", type=Path, metavar="FOLDER", help="for the table (default: below --runs)")
     add_several(
         "--fill",
@@ -64,58 +52,60 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    table = load_table(args.table)
+    table = planning.load_table(args.table)
     seeds = None if args.seeds is None else tuple(args.seeds)
-    options = CommandOptions(args.base, tuple(args.set), seeds, args.runs)
-    runs = plan(table, options)
-    chosen = runs if args.rows is None else plan(table, options, args.rows)
+    options = planning.CommandOptions(args.base, tuple(args.set), seeds, args.runs)
+    runs = planning.plan(table, options)
+    chosen = runs if args.rows is None else planning.plan(table, options, args.rows)
     if args.shard:
         part, parts = args.shard
-        chosen = distinct(chosen)[part - 1 :: parts]
-    output = args.output or table_folder(table, options, runs)
+        chosen = planning.distinct(chosen)[part - 1 :: parts]
+    output = args.output or planning.table_folder(table, options, runs)
     announced = [f"table: {output}"]
-    if other := made_by_other_code(chosen):
+    if other := running.made_by_other_code(chosen):
         folders = shorten(f"{run.folder} ({run.title})" for run in other)
         announced.append(f"made by other code, run again with --rerun-changed: {folders}")
-    data, failures = DataCache(), list[str]()
+    data, failures = running.DataCache(), list[str]()
     if args.dry_run:
         print(f"{table.title}: {args.table} {options.description}")
-        print(*preview(chosen, data), *announced, sep="\n")
+        print(*running.preview(chosen, data), *announced, sep="\n")
         return 0
-    collect(runs, data)  # before the work, so that changed data is found at once
+    running.collect(runs, data)  # before the work, so that changed data is found at once
     if args.fill:
-        enter_scores(table, runs, args.fill)
+        writing.enter_scores(table, runs, args.fill)
     else:
-        refuse_problems(chosen, data)
+        running.refuse_problems(chosen, data)
         output.mkdir(parents=True, exist_ok=True)  # now, so that it does not fail after the runs
         print(*announced, sep="\n", flush=True)
         try:
             failures = do(chosen, args)
-        except RunnerStopped as stop:
+        except running.RunnerStopped as stop:
             again = shlex.join(sys.argv[1:] if arguments is None else arguments)
             message(f"{stop}; continue: python scripts/reproduce.py {again}")
             return stop.exit_status
-    with locked(output / ".lock", wait=True):  # or what was collected earlier could be written last
-        write_results(output, summarise(table, runs, collect(runs, data), options))
+    # Under a lock, or what was collected earlier could be written last.
+    with running.locked(output / ".lock", wait=True):
+        summary = writing.summarise(table, runs, running.collect(runs, data), options)
+        writing.write_results(output, summary)
         print(f"\n{(output / 'table.md').read_text(encoding='utf-8')}\nwritten: {output}")
     for failure in failures:
         message(f"failed: {failure}")
     return 1 if failures else 0
 
 
-def do(runs: Sequence[PlannedRun], args: argparse.Namespace) -> list[str]:
+def do(runs: Sequence[planning.PlannedRun], args: argparse.Namespace) -> list[str]:
     """Do the runs that are not done, or submit them; a line for each that failed."""
     if args.rerun_changed:
-        for folder in set_aside(distinct(runs)):
+        for folder in running.set_aside(planning.distinct(runs)):
             print(f"moved to {folder}")
-    left = [run for run in distinct(runs) if read_outcome(run) is None]
+    left = [run for run in planning.distinct(runs) if running.read_outcome(run) is None]
     if not left:
         print("nothing to run: all are done")
         return []
     if args.launcher == "local":
-        return run_all(left, args.nproc)
+        return running.run_all(left, args.nproc)
     logs = args.runs / ".slurm"
-    jobs = submit(left, logs, parse_overrides(args.slurm), args.nproc)
+    jobs = running.submit(left, logs, parse_overrides(args.slurm), args.nproc)
     print(f"submitted: {', '.join(jobs)}; their output is in {logs}")
     print("when they have ended, the same command without --launcher and --slurm writes the table")
     return []

@@ -13,22 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import runs
 import torch
 from filelock import FileLock
-from runs import (
-    ROOT,
-    Lab,
-    assert_same,
-    at_call,
-    contents,
-    die,
-    load,
-    make_lab,
-    metrics_of,
-    outcome,
-    program,
-    save_sealed,
-)
+from runs import Lab
 
 import mcan.build
 from mcan.config import load_config
@@ -40,22 +28,27 @@ from mcan.preparation.synthetic import make_synthetic
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """With an unfinished run, `runs/small`, whose newest checkpoint is that of step 6."""
-    lab = make_lab(tmp_path_factory.mktemp("lab"))
-    assert lab.train("small", patch=at_call(Trainer, "update", 9, die)).status == -9
+    lab = runs.make_lab(tmp_path_factory.mktemp("lab"))
+    assert lab.train("small", patch=runs.at_call(Trainer, "update", 9, runs.die)).status == -9
     return lab
 
 
 def test_a_run_as_a_user_starts_it(lab, tmp_path):
     """In a process of its own."""
-    train = [sys.executable, str(ROOT / "train.py"), str(lab.folder / "config.yaml"), "name=user"]
-    result = program(*train, cwd=lab.folder)
+    train = [
+        sys.executable,
+        str(runs.ROOT / "train.py"),
+        str(lab.folder / "config.yaml"),
+        "name=user",
+    ]
+    result = runs.program(*train, cwd=lab.folder)
     assert result.status == 0, result.err
     assert result.err.splitlines()[-1] == "finished; evaluate with: python eval.py runs/user"
     run = lab.run("user")
     files = "checkpoints config.yaml environment.jsonl metrics.jsonl tensorboard"
     assert {path.name for path in run.iterdir()} == {".lock", *files.split()}
     assert lab.train("forked").status == 0
-    assert_same(outcome(run), outcome(lab.run("forked")))
+    runs.assert_same(runs.outcome(run), runs.outcome(lab.run("forked")))
 
     config = load_config(run / "config.yaml")
     assert config == load_config(lab.folder / "config.yaml", ["name=user", "train.rows=packed"])
@@ -63,7 +56,7 @@ def test_a_run_as_a_user_starts_it(lab, tmp_path):
     assert start["torch"] == str(torch.__version__)
     assert start["command"][1:] == train[2:]
     assert start["processes"] == 1
-    lines = metrics_of(run)
+    lines = runs.metrics_of(run)
     assert [line["step"] for line in lines if line["kind"] == "train"] == [4, 6, 8, 12, 16, 18]
     assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [6, 12, 18]
     # Half the rate in the warm-up epoch, int(44 / 8) = 5 steps; a fifth after the second epoch.
@@ -80,19 +73,19 @@ def test_help(lab):
 
 def test_evaluation_every_other_epoch_and_none(lab):
     assert lab.train("every_2", "train.evaluate_every=2").status == 0
-    lines = metrics_of(lab.run("every_2"))
+    lines = runs.metrics_of(lab.run("every_2"))
     assert [x["epoch"] for x in lines if x["kind"] == "evaluation"] == [2, 3]
     assert lab.train("none", "data.evaluate=null", "train.keep_last=2").status == 0
-    assert not [x for x in metrics_of(lab.run("none")) if x["kind"] == "evaluation"]
+    assert not [x for x in runs.metrics_of(lab.run("none")) if x["kind"] == "evaluation"]
     names = sorted(path.name for path in (lab.run("none") / "checkpoints").iterdir())
     assert names == ["step_00000015.pt", "step_00000018.pt"]
 
 
 def test_best_is_the_first_of_the_highest_scores(lab):
     assert lab.train("scores", "train.epochs=6", "schedule.decay_after=[]").status == 0
-    lines = [x for x in metrics_of(lab.run("scores")) if x["kind"] == "evaluation"]
+    lines = [x for x in runs.metrics_of(lab.run("scores")) if x["kind"] == "evaluation"]
     best = max(lines, key=lambda line: (line["overall"], -line["step"]))
-    kept = load(lab.run("scores") / "checkpoints" / "best.pt")
+    kept = runs.load(lab.run("scores") / "checkpoints" / "best.pt")
     assert kept["best"] == {"score": best["overall"], "step": best["step"]}
     assert kept["position"]["step"] == best["step"]
 
@@ -114,9 +107,9 @@ def without_checkpoints(run: Path, _: Lab) -> None:
 
 
 def other_weight(run: Path, _: Lab) -> None:
-    content = load(newest(run))
+    content = runs.load(newest(run))
     content["model"]["classifier.bias"] = torch.zeros(3)
-    save_sealed(content, newest(run))
+    runs.save_sealed(content, newest(run))
 
 
 def all_cut(run: Path, _: Lab) -> None:
@@ -125,7 +118,7 @@ def all_cut(run: Path, _: Lab) -> None:
 
 
 def of_format_1(run: Path, _: Lab) -> None:
-    content = load(newest(run))
+    content = runs.load(newest(run))
     del content["loss_since_last_log"]
     torch.save(content | {"format": 1, "window": []}, newest(run))
 
@@ -158,7 +151,7 @@ RESUMED: dict[str, tuple[Callable[[Path, Lab], object], list[str], str]] = {
 
 def kept(folder: Path) -> dict[str, bytes]:
     """The files below a folder, without what the test itself writes there."""
-    return {k: v for k, v in contents(folder).items() if not k.startswith("printed_")}
+    return {k: v for k, v in runs.contents(folder).items() if not k.startswith("printed_")}
 
 
 def refused(lab: Lab, folder: Path, args: list[str], sentence: str, script: str = "train") -> None:
@@ -178,10 +171,10 @@ def refused(lab: Lab, folder: Path, args: list[str], sentence: str, script: str 
 @pytest.mark.parametrize("case", RESUMED)
 def test_resume_refused(lab, case):
     damage, more, sentence = RESUMED[case]
-    runs = lab.folder / f"runs_{case}"
-    shutil.copytree(lab.folder / "runs" / "small", runs / "small")
-    damage(runs / "small", lab)
-    refused(lab, runs, [lab.config, f"runs={runs.name}", *more, "--resume"], sentence)
+    folder = lab.folder / f"runs_{case}"
+    shutil.copytree(lab.folder / "runs" / "small", folder / "small")
+    damage(folder / "small", lab)
+    refused(lab, folder, [lab.config, f"runs={folder.name}", *more, "--resume"], sentence)
 
 
 def test_the_store_may_move(lab):
@@ -197,7 +190,7 @@ def test_the_store_may_move(lab):
 def test_resume_takes_the_newest_intact_checkpoint(lab, damaged, intact):
     """It says so and keeps the damaged ones; eval.py names the intact one."""
     name, keep = f"cut_{len(damaged)}", "train.keep_last=3"
-    kill = at_call(Trainer, "update", 13, die)
+    kill = runs.at_call(Trainer, "update", 13, runs.die)
     assert lab.train(name, keep, patch=kill).status == -9
     folder = lab.run(name) / "checkpoints"
     paths = [folder / f"step_{step:08d}.pt" for step in damaged]
@@ -209,27 +202,27 @@ def test_resume_takes_the_newest_intact_checkpoint(lab, damaged, intact):
         refused(lab, folder, [target], rf"12.pt: damaged: .*newest intact one is .*{taken}", "eval")
     result = lab.resume(name, keep)
     assert result.status == 0
+    assert f"\nresumed after step {intact}\n" in result.err
     for path, content in spoilt.items():
         assert (folder / f"{path.name}.damaged").read_bytes() == content
         assert f"kept as {path.name}.damaged; continuing from {taken}" in result.err
         (folder / f"{path.name}.damaged").unlink()
     assert lab.train(f"whole_{name}", keep).status == 0
-    assert_same(outcome(lab.run(name)), outcome(lab.run(f"whole_{name}")))
+    runs.assert_same(runs.outcome(lab.run(name)), runs.outcome(lab.run(f"whole_{name}")))
 
 
 def test_a_run_without_a_checkpoint_leaves_its_name_free(lab):
     """Whatever ended it; but not if it wrote checkpoints that are gone, or is still running."""
-    for end in (die, lambda: 1 / 0):
-        assert lab.train(
-            "early", "optimizer.lr=0.1", patch=at_call(Trainer, "update", 5, end)
-        ).status
+    for end in (runs.die, lambda: 1 / 0):
+        ended = runs.at_call(Trainer, "update", 5, end)
+        assert lab.train("early", "optimizer.lr=0.1", patch=ended).status
     with FileLock(lab.run("early") / ".lock"):
         assert "another process is training this run" in lab.train("early").errors()[0]
     result = lab.train("early")
     assert result.status == 0
     assert "runs/early: stopped before its first checkpoint; it starts from the begin" in result.err
     assert lab.train("not_early").status == 0
-    assert_same(outcome(lab.run("early")), outcome(lab.run("not_early")))
+    runs.assert_same(runs.outcome(lab.run("early")), runs.outcome(lab.run("not_early")))
     assert load_config(lab.run("early") / "config.yaml").optimizer.lr == 0.003
     for path in (lab.run("early") / "checkpoints").iterdir():
         path.unlink()
@@ -243,10 +236,7 @@ def test_resume_over_edited_code_is_a_warning(lab):
     log.write_text(json.dumps(line | {"code": "0123456789ab"}) + "\n")
     result = lab.resume("edited")
     assert result.status == 0
-    sentence = (
-        f"edited: trained so far by other code (0123456789ab; now {line['code']}), so the res"
-    )
-    assert sentence in result.err
+    assert f"edited: trained so far by other code (0123456789ab; now {line['code']})" in result.err
     codes = [json.loads(line)["code"] for line in log.read_text().splitlines()]
     assert codes == ["0123456789ab", line["code"]]
 
@@ -256,14 +246,13 @@ def test_max_steps_is_the_beginning_of_the_whole_run(lab, steps):
     """Inside an epoch and at its end; killed in the last evaluation and resumed."""
     name, most = f"most_{steps}", f"train.max_steps={steps}"
     assert lab.train("all", "train.keep_last=9", "train.checkpoint_every=2").status in (0, 2)
-    kill = at_call(mcan.build, "predict", 2, die)
+    kill = runs.at_call(mcan.build, "predict", 2, runs.die)
     assert lab.train(name, most, "train.checkpoint_every=1", patch=kill).status == -9
     assert lab.resume(name, most).status == 0
-    found, whole = (
-        load(lab.run(n) / "checkpoints" / f"step_{steps:08d}.pt") for n in (name, "all")
-    )
-    assert_same(found["model"], whole["model"])
-    lines = [line for line in metrics_of(lab.run(name)) if line["kind"] == "evaluation"]
+    path = Path("checkpoints") / f"step_{steps:08d}.pt"
+    found, whole = (runs.load(lab.run(n) / path) for n in (name, "all"))
+    runs.assert_same(found["model"], whole["model"])
+    lines = [line for line in runs.metrics_of(lab.run(name)) if line["kind"] == "evaluation"]
     assert [line["step"] for line in lines] == [6, steps]
     assert f"finished after {steps} steps; nothing to resume" in lab.resume(name, most).err
 
@@ -284,7 +273,7 @@ def test_limit_reads_the_first_questions(lab):
         assert images[0] == images[1]
         assert len(part.image_ids) == len({*images[0]})
         assert part.answer_types.codes.tolist() == full.answer_types.codes[:9].tolist()
-    assert {line["n"] for line in metrics_of(lab.run("part")) if "n" in line} == {9}
+    assert {line["n"] for line in runs.metrics_of(lab.run("part")) if "n" in line} == {9}
     assert lab.eval("runs/part", "--split", "train", "--output", "part").status == 0
     metrics = json.loads((lab.folder / "part" / "metrics.json").read_text())
     assert (metrics["n"], metrics["limit"], metrics["trained_on_questions"]) == (9, 9, 9)
@@ -293,9 +282,9 @@ def test_limit_reads_the_first_questions(lab):
 def test_the_best_checkpoint_by_another_number(lab):
     key = "per_answer_type.yes/no"
     assert lab.train("by", f"evaluation.best_by={key}", "train.epochs=6").status == 0
-    lines = [line for line in metrics_of(lab.run("by")) if line["kind"] == "evaluation"]
+    lines = [line for line in runs.metrics_of(lab.run("by")) if line["kind"] == "evaluation"]
     best = max(lines, key=lambda line: (line["per_answer_type"]["yes/no"], -line["step"]))
-    assert load(lab.run("by") / "checkpoints" / "best.pt")["position"]["step"] == best["step"]
+    assert runs.load(lab.run("by") / "checkpoints" / "best.pt")["position"]["step"] == best["step"]
     by = ["name=new", "evaluation.best_by=per_answer_type.colour"]
     sentence = (
         r'best_by is "per_answer_type.colour"; for prepared/val.h5 it can be n, overall, per_'
@@ -306,7 +295,7 @@ def test_the_best_checkpoint_by_another_number(lab):
 def test_training_on_the_evaluated_questions_is_reported(lab):
     result = lab.train("leak", "data.train=[train, val]", "train.epochs=1")
     assert "warning: data.train holds 11 of the 11 questions of data.evaluate (val); " in result.err
-    (line,) = [line for line in metrics_of(lab.run("leak")) if line["kind"] == "evaluation"]
+    (line,) = [line for line in runs.metrics_of(lab.run("leak")) if line["kind"] == "evaluation"]
     assert line["trained_on_questions"] == 11
     assert "data.train holds" not in lab.train("no_leak", "train.epochs=1").err
 
@@ -337,19 +326,19 @@ OUTPUTS = ["2>&1 | head -1", "> /dev/full 2>&1", "2>&-", ">&- 2>&- <&-"]
 def test_output_that_cannot_be_written(lab, tmp_path, where):
     args = f"{lab.folder}/config.yaml data.prepared={lab.folder}/prepared train.max_steps=7"
     images = f"data.images=[{lab.folder}/images.h5]"
-    script = f"set -o pipefail; {sys.executable} {ROOT}/train.py {args} {images} {where}"
-    assert program("bash", "-c", script, cwd=tmp_path).status == 0
+    script = f"set -o pipefail; {sys.executable} {runs.ROOT}/train.py {args} {images} {where}"
+    assert runs.program("bash", "-c", script, cwd=tmp_path).status == 0
     assert list((tmp_path / "runs" / "small" / "checkpoints").glob("step_00000007.pt"))
 
 
 def test_existing_run(lab):
-    runs = lab.folder / "runs"
+    folder = lab.folder / "runs"
     for changes in ([], ["optimizer.lr=0.1"]):
         sentence = r"runs/small: this run exists; continue it with --resume"
-        refused(lab, runs, [lab.config, *changes], sentence)
+        refused(lab, folder, [lab.config, *changes], sentence)
     with FileLock(lab.run("small") / ".lock"):
         sentence = r"runs/small: another process is training this run"
-        refused(lab, runs, [lab.config, "--resume"], sentence)
+        refused(lab, folder, [lab.config, "--resume"], sentence)
 
 
 def test_the_lock_respects_the_umask(lab):
@@ -363,11 +352,11 @@ def test_run_made_by_another_process_in_the_meantime(lab):
     def other() -> None:
         shutil.copytree(lab.run("small"), lab.run("race"))
 
-    before = contents(lab.run("small"))
-    result = lab.train("race", patch=at_call(Trainer, "__init__", 1, other))
+    before = runs.contents(lab.run("small"))
+    result = lab.train("race", patch=runs.at_call(Trainer, "__init__", 1, other))
     assert result.status == 2
     assert "runs/race: another process has made this run in the meantime" in result.errors()[0]
-    assert contents(lab.run("race")) == before
+    assert runs.contents(lab.run("race")) == before
 
 
 NEW: dict[str, tuple[str, str]] = {
@@ -434,7 +423,7 @@ def test_config_refused(lab, others, overrides, sentence):
 def test_data_replaced_between_start_and_resume(lab, tmp_path, options):
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
-    mine, new = make_lab(tmp_path / "old"), make_lab(tmp_path / "new", **options)
+    mine, new = runs.make_lab(tmp_path / "old"), runs.make_lab(tmp_path / "new", **options)
     shutil.copytree(lab.run("small"), mine.run("small"))
     for name in ("prepared", "images.h5"):
         (mine.folder / name).rename(mine.folder / f"old_{name}")

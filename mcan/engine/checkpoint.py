@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -25,8 +24,7 @@ from mcan.nn.official import map_old_names
 
 FORMAT = 2
 BEST = "best.pt"
-_TRAILER = b"\nsha256 %s\n"
-_TRAILER_PATTERN = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
+_TRAILER = b"\nsha256 %b\n"
 _TRAILER_BYTES = len(_TRAILER % (64 * b"0"))
 _BLOCK_BYTES = 1 << 20
 
@@ -96,6 +94,10 @@ class Checkpoint:
                 "before is intact: free some space and continue with --resume"
             ) from error
 
+    def __reduce__(self) -> Any:
+        """Between processes, a checkpoint that was read travels as its path."""
+        return load_checkpoint, (self.source,)
+
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Load the states into `model` and `optimizer`; `RunError` if they do not fit."""
         try:
@@ -142,12 +144,12 @@ def _verify(path: Path) -> bool:
         size = os.fstat(file.fileno()).st_size - _TRAILER_BYTES
         for start in range(0, size, _BLOCK_BYTES):
             digest.update(file.read(min(_BLOCK_BYTES, size - start)))
-        trailer = _TRAILER_PATTERN.fullmatch(file.read())
-    if trailer is None:
-        return False
-    if trailer[1] != digest.hexdigest().encode():
+        trailer = file.read()
+    if trailer == _TRAILER % digest.hexdigest().encode():
+        return True
+    if trailer.startswith(_TRAILER.partition(b"%")[0]):
         raise DamagedCheckpointError(f"{path}: damaged: its bytes do not match its checksum")
-    return True
+    return False
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -165,38 +167,32 @@ def last_checkpoint(folder: Path) -> Path | None:
     return next(iter(newest_first(folder)), None)
 
 
-def newest_intact(folder: Path) -> tuple[Path | None, dict[Path, DamagedCheckpointError]]:
+def newest_intact(folder: Path) -> tuple[Checkpoint | None, dict[Path, DamagedCheckpointError]]:
     """The newest checkpoint that is not damaged, and what is wrong with each of the newer ones."""
-    errors = {}
+    errors: dict[Path, DamagedCheckpointError] = {}
     for path in newest_first(folder):
         try:
-            load_checkpoint(path)
+            return load_checkpoint(path), errors
         except DamagedCheckpointError as error:
             errors[path] = error
-        else:
-            return path, errors
     return None, errors
 
 
-def find_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Path:
-    """`target` itself if it is a file, or the `last` or `best` checkpoint of a run folder."""
-    if target.is_file():
-        return target
+def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Checkpoint:
+    """Load the file `target`, or the `last` or `best` checkpoint of the run folder `target`.
+
+    The error for a damaged one names an intact one.
+    """
     folder = target / "checkpoints"
     path = folder / BEST if which == "best" else last_checkpoint(folder)
+    path = target if target.is_file() else path
     if path is None or not path.is_file():
         raise RunError(f"{target}: neither a checkpoint nor a run folder with a {which} checkpoint")
-    return path
-
-
-def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Checkpoint:
-    """Load what `find_checkpoint` finds. The error for a damaged one names an intact one."""
-    path = find_checkpoint(target, which)
     try:
         return load_checkpoint(path)
     except DamagedCheckpointError as error:
         intact = newest_intact(path.parent)[0]
-        way_out = f"; the newest intact one is {intact}; give its path" if intact else ""
+        way_out = f"; the newest intact one is {intact.source}; give its path" if intact else ""
         raise RunError(f"{error}{way_out}") from error
     except RunError:
         if path == target or path.exists():

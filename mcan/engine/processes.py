@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mcan.console import message
-from mcan.data.loading import STOP_SIGNALS
 from mcan.errors import RunError, TrainingError, UserError
 
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED", re.I)
@@ -110,7 +109,8 @@ def processes(name: str, deterministic: Deterministic = "warn") -> Iterator[Proc
     `name` is `auto`, `cpu`, `cuda` or `cuda:1`; `RunError` if there is no such device. Under
     torchrun, each process takes the GPU of its local rank. On a GPU, `deterministic` decides on
     kernels that give equal bits each time: take them where torch has them ("warn"), require them
-    (True), or take the fastest (False). Running out of memory inside is a `TrainingError`.
+    (True), or take the fastest (False). What a key can cure inside is a `TrainingError`: too little
+    memory, a kernel without a deterministic form.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(name, world)
@@ -121,7 +121,7 @@ def processes(name: str, deterministic: Deterministic = "warn") -> Iterator[Proc
             # Filling every new tensor costs time, and no result depends on it.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.cuda.set_device(device)
-    with _explained():
+    try:
         if world == 1:
             yield Processes(device)
             return
@@ -130,13 +130,6 @@ def processes(name: str, deterministic: Deterministic = "warn") -> Iterator[Proc
             yield Processes(device, dist.get_rank(), dist.get_world_size())
         finally:
             dist.destroy_process_group()
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Failures of torch that a key can cure, as a `TrainingError`."""
-    try:
-        yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
         if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
@@ -181,14 +174,14 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Record stop signals instead of dying; those that are ignored (`nohup`) stay ignored."""
-    request, before = StopRequest(), {}
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, request.handle)
+def on_signals(
+    numbers: Iterable[int], handle: Callable[[int, FrameType | None], object]
+) -> Iterator[None]:
+    """Call `handle` instead of dying; signals that are ignored (`nohup`) stay ignored."""
+    caught = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in caught}
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

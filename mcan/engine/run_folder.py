@@ -102,14 +102,14 @@ class RunFolder:
 
 def checkpoint_to_resume(
     run: RunFolder, config: Config, resume: bool, device: torch.device
-) -> tuple[Path | None, Config]:
+) -> tuple[Checkpoint | None, Config]:
     """The checkpoint to resume from, and the config with `train.rows: auto` resolved.
 
     None for a new run, or one stopped before its first checkpoint, whose name is free. Keys that
     the schema marks as free may differ from those of the run; `auto` keeps its meaning. An existing
     run is locked. Damaged checkpoints are renamed, and reported like a change of the code.
     """
-    path, rows = None, config.train.rows
+    checkpoint, rows = None, config.train.rows
     if run.exists and not run.saved:
         run.lock()
         message(f"{run.path}: stopped before its first checkpoint; it starts from the beginning")
@@ -129,12 +129,12 @@ def checkpoint_to_resume(
         if not run.checkpoints.is_dir():
             raise RunError(f"{run.checkpoints}: is missing, so there is nothing to resume from")
         run.lock()
-        path, errors = newest_intact(run.checkpoints)
+        checkpoint, errors = newest_intact(run.checkpoints)
         for damaged, error in errors.items():
-            if path is None:
+            if checkpoint is None:
                 raise RunError(f"{error}; no checkpoint is intact, so train under another name=")
-            kept = damaged.replace(f"{damaged}.damaged")
-            message(f"warning: {error}; it is kept as {kept.name}; continuing from {path}")
+            kept, source = damaged.replace(f"{damaged}.damaged"), checkpoint.source
+            message(f"warning: {error}; it is kept as {kept.name}; continuing from {source}")
         if run.last_code not in ("", code_digest()):
             message(
                 f"warning: {run.path}: trained so far by other code ({run.last_code}; now "
@@ -143,7 +143,7 @@ def checkpoint_to_resume(
         rows = earlier.train.rows if rows == "auto" else rows
     layout = resolve_rows(rows, device, config.train.compile)
     options = config.train.model_copy(update={"rows": layout})
-    return path, config.model_copy(update={"train": options})
+    return checkpoint, config.model_copy(update={"train": options})
 
 
 def resolve_rows(
@@ -176,12 +176,18 @@ def check_resumable(checkpoint: Checkpoint, now: Checkpoint, where: Path) -> Non
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, hardware, command line and source revision of this process."""
+    """Versions, hardware, command line and source revision of this process.
+
+    The git revision has `+changes` if the source was edited, and is empty outside git.
+    """
+    describe, revision = ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes"], ""
+    with suppress(OSError):  # no git
+        revision = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "mcan": __version__,
-        "revision": git_revision(),
+        "revision": revision,
         "code": code_digest(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -209,14 +215,6 @@ def code_digest() -> str:
         content = path.read_bytes() if path.is_file() else b""  # an installed package has no script
         digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:12]
-
-
-def git_revision() -> str:
-    """The git revision of the source, with `+changes` if it was edited; empty outside git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes"]
-    with suppress(OSError):  # no git
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return ""
 
 
 def _number_events(folder: Path) -> None:

@@ -88,14 +88,19 @@ class Trainer:
         self.loss = LOSSES[options.loss]
         self.optimizer = build_optimizer(self.model, **config.optimizer.model_dump())
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.position = Position()
-        self.best: dict[str, float] | None = None
-        self.metrics_bytes = 0
+        state = checkpoint or self.metadata
+        self.position, self.best = Position(**state.position), state.best
+        self.metrics_bytes = state.metrics_bytes
         # Summed loss and number of questions of this process, on the device so as not to wait.
         self.loss_since_last_log = torch.zeros(2, dtype=torch.float64, device=processes.device)
         self.log: RunLog | None = None
         if checkpoint is not None:
-            self._restore(checkpoint)
+            checkpoint.restore(self.model, self.optimizer)
+            sums = torch.tensor(checkpoint.loss_since_last_log, dtype=torch.float64)
+            if len(sums) == processes.world:
+                self.loss_since_last_log.copy_(sums[processes.rank])
+            elif processes.first:  # resumed with another number of processes
+                self.loss_since_last_log.copy_(sums.sum(0))
         if options.compile:
             compile_in_place(self.model)
         self.network: nn.Module = self.model
@@ -203,7 +208,10 @@ class Trainer:
         factor = float(self.config.schedule.factor(position.step, self.length))
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
-        torch.manual_seed(_step_seed(self.config.seed, position.step, processes.rank))
+        # 32 bits, which is what torch's CPU generator takes of a seed. Two steps may share a stream
+        # by chance: 2^-32 for a given pair.
+        seed = np.random.SeedSequence((self.config.seed, position.step, processes.rank))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
         self.optimizer.zero_grad()
         # DDP averages gradients over processes; the loss is a sum over the global batch.
         scale = self.loss.scale(self._questions()) * processes.world
@@ -273,27 +281,8 @@ class Trainer:
             "lower optimizer.lr, a longer warm-up or train.clip_norm"
         )
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        checkpoint.restore(self.model, self.optimizer)
-        self.position = Position(**checkpoint.position)
-        self.best = checkpoint.best
-        self.metrics_bytes = checkpoint.metrics_bytes
-        sums = torch.tensor(checkpoint.loss_since_last_log, dtype=torch.float64)
-        if len(sums) == self.processes.world:
-            self.loss_since_last_log.copy_(sums[self.processes.rank])
-        elif self.processes.first:  # resumed with another number of processes
-            self.loss_since_last_log.copy_(sums.sum(0))
-
 
 def finished(position: Position, options: TrainConfig) -> bool:
     """Whether training has come to its end, the last evaluation included."""
     steps = options.max_steps or math.inf
     return position.batch == 0 and (position.epoch >= options.epochs or position.step >= steps)
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of 32 bits, which is what torch's CPU generator takes of one.
-
-    Two steps may share a stream by chance: 2^-32 for a given pair.
-    """
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

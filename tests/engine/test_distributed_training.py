@@ -9,24 +9,9 @@ import sys
 from typing import Any
 
 import pytest
+import runs
 import torch
-from runs import (
-    ROOT,
-    Lab,
-    assert_same,
-    at_call,
-    contents,
-    die,
-    load,
-    make_lab,
-    metrics_of,
-    no_file_above,
-    outcome,
-    poison,
-    program,
-    send,
-    steps,
-)
+from runs import Lab
 from torch.nn.parallel import DistributedDataParallel
 
 from mcan.engine import trainer
@@ -40,7 +25,7 @@ FULL = ["train.accumulation=2", "train.loss=cross_entropy", "train.clip_norm=0.5
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """41 questions: the last batch of an epoch is one question, fewer than there are pieces."""
     changes = {"model": {"dropout": 0.0}, "optimizer": {"eps": 1e-4, "lr": 0.003}}
-    return make_lab(tmp_path_factory.mktemp("lab"), changes, questions=41)
+    return runs.make_lab(tmp_path_factory.mktemp("lab"), changes, questions=41)
 
 
 def train_on(world: int, lab: Lab, name: str, *args: str, **options: Any) -> None:
@@ -49,13 +34,13 @@ def train_on(world: int, lab: Lab, name: str, *args: str, **options: Any) -> Non
 
 
 def assert_close(lab: Lab, one: str, other: str, last: str = "step_00000018.pt") -> None:
-    lines, others = metrics_of(lab.run(one)), metrics_of(lab.run(other))
+    lines, others = runs.metrics_of(lab.run(one)), runs.metrics_of(lab.run(other))
     assert len(lines) == len(others)
     for a, b in zip(lines, others, strict=True):
         loss, expected = a.pop("loss", 0.0), b.pop("loss", 0.0)
         assert loss == pytest.approx(expected, rel=1e-4)
         assert a == b  # the metrics too: every question counted once
-    states = [load(lab.run(name) / "checkpoints" / last) for name in (one, other)]
+    states = [runs.load(lab.run(name) / "checkpoints" / last) for name in (one, other)]
     for name, weight in states[0]["model"].items():
         torch.testing.assert_close(weight, states[1]["model"][name], atol=2e-4, rtol=1e-3)
 
@@ -93,16 +78,16 @@ def test_last_piece_of_a_process_without_questions(lab):
 def test_killed_and_resumed(lab):
     dropout = ["model.dropout=0.3", *FULL]
     train_on(2, lab, "straight", *dropout)
-    kill = at_call(Trainer, "update", 9, die)
+    kill = runs.at_call(Trainer, "update", 9, runs.die)
     assert [r.status for r in lab.train_over_ranks(2, "killed", *dropout, patch=kill)] == [-9, -9]
     train_on(2, lab, "killed", *dropout, "--resume")
-    assert_same(outcome(lab.run("killed")), outcome(lab.run("straight")))
+    runs.assert_same(runs.outcome(lab.run("killed")), runs.outcome(lab.run("straight")))
 
 
 @SLOW
 def test_resumed_with_fewer_processes(lab):
     """Without dropout, that is the same training but for rounding; nothing is counted twice."""
-    kill = at_call(Trainer, "update", 9, die)
+    kill = runs.at_call(Trainer, "update", 9, runs.die)
     assert [r.status for r in lab.train_over_ranks(2, "fewer", *FULL, patch=kill)] == [-9, -9]
     assert lab.resume("fewer", *FULL).status == 0
     assert lab.train("one_again", *FULL).status == 0
@@ -123,26 +108,26 @@ def only(rank: int, patch: Any) -> Any:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_signal_to_one_process_stops_all(lab, number, status):
     name = f"signal_{status}"
-    stop = only(1, at_call(Trainer, "update", 3, send(number)))
+    stop = only(1, runs.at_call(Trainer, "update", 3, runs.send(number)))
     results = lab.train_over_ranks(2, name, patch=stop)
     assert [r.status for r in results] == [0, status]
-    assert steps(lab, name) == [STOP_CHECK_STEPS]
+    assert runs.steps(lab, name) == [STOP_CHECK_STEPS]
     assert "stopped; continue with" in results[0].err
     assert results[1].err == ""
     train_on(2, lab, name, "--resume")
     train_on(2, lab, f"straight_{status}")
-    assert_same(outcome(lab.run(name)), outcome(lab.run(f"straight_{status}")))
+    runs.assert_same(runs.outcome(lab.run(name)), runs.outcome(lab.run(f"straight_{status}")))
 
 
 def test_mistakes_end_all_processes_alike(lab):
     """Even those that only the first process sees."""
     assert lab.train("there", "train.epochs=1").status == 0
-    before = contents(lab.run("there"))
+    before = runs.contents(lab.run("there"))
     for result in lab.train_over_ranks(2, "there"):
         assert result.status == 2
         assert result.err.startswith("error: runs/there: this run exists; continue it with --res")
         assert result.err.count("\n") == 1
-    assert contents(lab.run("there")) == before
+    assert runs.contents(lab.run("there")) == before
     for result in lab.train_over_ranks(2, "small", "train.batch_size=3", "train.accumulation=2"):
         assert "train.batch_size 3 is less than 2 processes x train.accumulation 2" in result.err
 
@@ -150,9 +135,9 @@ def test_mistakes_end_all_processes_alike(lab):
 @pytest.mark.parametrize(
     ("patch", "sentence"),
     [
-        (only(1, poison(9)), "a weight is no longer a finite number by step 10"),
+        (only(1, runs.poison(9)), "a weight is no longer a finite number by step 10"),
         (
-            only(0, at_call(Trainer, "update", 9, lambda: no_file_above(20_000))),
+            only(0, runs.at_call(Trainer, "update", 9, lambda: runs.no_file_above(20_000))),
             "step_00000010.pt: the checkpoint could not",
         ),
     ],
@@ -164,7 +149,7 @@ def test_failure_in_one_process(lab, patch, sentence, request):
         assert result.status == 1
         assert sentence in result.err.splitlines()[-1]
         assert "Traceback" not in result.err
-    assert steps(lab, name) == [6]
+    assert runs.steps(lab, name) == [6]
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=SLOW)])
@@ -195,14 +180,14 @@ def test_evaluation_over_processes(lab, world):
 def test_torchrun(lab):
     """As a user starts it, with as many questions as processes in the last batch."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    train = [*launcher, str(ROOT / "train.py"), lab.config, "name=torchrun", *FULL]
-    result = program(*train, cwd=lab.folder)
+    train = [*launcher, str(runs.ROOT / "train.py"), lab.config, "name=torchrun", *FULL]
+    result = runs.program(*train, cwd=lab.folder)
     assert result.status == 0, result.err
     assert lab.train("single", *FULL).status == 0
     assert_close(lab, "single", "torchrun")
-    again = program(*train, cwd=lab.folder)
+    again = runs.program(*train, cwd=lab.folder)
     assert again.status != 0
     assert "runs/torchrun: this run exists" in again.err
-    evaluate = [*launcher, str(ROOT / "eval.py"), "runs/torchrun"]
-    result = program(*evaluate, cwd=lab.folder)
+    evaluate = [*launcher, str(runs.ROOT / "eval.py"), "runs/torchrun"]
+    result = runs.program(*evaluate, cwd=lab.folder)
     assert result.status == 0, result.err

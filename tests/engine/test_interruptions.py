@@ -9,21 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import runs
 import torch
-from runs import (
-    Lab,
-    assert_same,
-    at_call,
-    contents,
-    die,
-    load,
-    make_lab,
-    no_file_above,
-    outcome,
-    poison,
-    send,
-    steps,
-)
+from runs import Lab
 
 import mcan.build
 from mcan.data.dataset import VQADataset
@@ -35,18 +23,18 @@ SLOW = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return make_lab(tmp_path_factory.mktemp("lab"))
+    return runs.make_lab(tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(scope="module")
 def expected(lab: Lab) -> Any:
     assert lab.train("uninterrupted").status == 0
-    return outcome(lab.run("uninterrupted"))
+    return runs.outcome(lab.run("uninterrupted"))
 
 
 def assert_resumed(lab: Lab, name: str, expected: Any, ignore: Sequence[str] = ("name",)) -> None:
     assert lab.resume(name).status == 0
-    assert_same(outcome(lab.run(name)), expected, ignore=ignore)
+    runs.assert_same(runs.outcome(lab.run(name)), expected, ignore=ignore)
 
 
 @pytest.mark.parametrize(
@@ -59,16 +47,16 @@ def assert_resumed(lab: Lab, name: str, expected: Any, ignore: Sequence[str] = (
 def test_signal_in_a_step(lab, expected, sign, step):
     name, number = f"{sign}_{step}", signal.Signals[sign]
     arguments = [f"name={name}", "data.train=[train]", "data.workers=0"]
-    stop = at_call(Trainer, "update", step, send(number))
+    stop = runs.at_call(Trainer, "update", step, runs.send(number))
     result = lab.execute("train", [lab.config, *arguments], stop)
     assert result.status == (130 if sign == "SIGINT" else 0), result.err
-    assert steps(lab, name) == [step]  # the step in progress was finished, and no other begun
+    assert runs.steps(lab, name) == [step]  # the step in progress was finished, and no other begun
     last = result.err.splitlines()[-1]
     assert last.startswith("stopped; continue with: python train.py config.yaml ")
     # What it says can be typed in.
     command = shlex.split(last.removeprefix("stopped; continue with: python train.py "))
     assert lab.execute("train", command).status == 0
-    assert_same(outcome(lab.run(name)), expected)
+    runs.assert_same(runs.outcome(lab.run(name)), expected)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +73,8 @@ def test_signal_in_a_step(lab, expected, sign, step):
 def test_signal_elsewhere(lab, expected, where, number, status, request):
     name, (whom, *call) = request.node.callspec.id, where
     workers = "data.workers=2" if whom == "group" else "data.workers=0"
-    result = lab.train(name, workers, patch=at_call(*call, send(number, group=whom == "group")))
+    stop = runs.send(number, group=whom == "group")
+    result = lab.train(name, workers, patch=runs.at_call(*call, stop))
     assert result.status == status, result.err
     assert "stopped; continue with" in result.err
     assert "Traceback" not in result.err
@@ -100,7 +89,7 @@ def test_signal_elsewhere(lab, expected, where, number, status, request):
 def test_signal_before_training_ends_at_once(lab, number, status, said):
     """A user who wants to stop need not wait until large files are read."""
     name = f"early_{status}"
-    result = lab.train(name, patch=at_call(Trainer, "fit", 1, send(number)))
+    result = lab.train(name, patch=runs.at_call(Trainer, "fit", 1, runs.send(number)))
     assert result.status == status, result.err
     assert result.err.endswith(said)
     assert "Traceback" not in result.err
@@ -112,44 +101,45 @@ def test_ignored_signals_stay_ignored(lab, expected):
 
     def patch() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        at_call(Trainer, "update", 8, send(signal.SIGHUP))()
+        runs.at_call(Trainer, "update", 8, runs.send(signal.SIGHUP))()
 
     assert lab.train("nohup", patch=patch).status == 0
-    assert_same(outcome(lab.run("nohup")), expected)
+    runs.assert_same(runs.outcome(lab.run("nohup")), expected)
 
 
 def test_second_interrupt_ends_at_once(lab, expected):
     def twice() -> None:
-        send(signal.SIGINT)()
-        send(signal.SIGINT)()
+        runs.send(signal.SIGINT)()
+        runs.send(signal.SIGINT)()
 
-    result = lab.train("impatient", patch=at_call(Trainer, "update", 8, twice))
+    result = lab.train("impatient", patch=runs.at_call(Trainer, "update", 8, twice))
     assert result.status == 130
     assert result.err.endswith("interrupted\n")
     assert "Traceback" not in result.err
-    assert steps(lab, "impatient") == [6]
+    assert runs.steps(lab, "impatient") == [6]
     assert_resumed(lab, "impatient", expected)
 
 
 def test_stopped_before_the_log_grows(lab, expected):
     """The log was cut on resume, and nothing was added to it before the next checkpoint."""
-    assert lab.train("shorter", patch=at_call(Trainer, "update", 9, die)).status == -9
-    stop = at_call(Trainer, "update", 1, send(signal.SIGTERM))
+    assert lab.train("shorter", patch=runs.at_call(Trainer, "update", 9, runs.die)).status == -9
+    stop = runs.at_call(Trainer, "update", 1, runs.send(signal.SIGTERM))
     assert lab.resume("shorter", patch=stop).status == 0
-    assert steps(lab, "shorter") == [7]
+    assert runs.steps(lab, "shorter") == [7]
     assert_resumed(lab, "shorter", expected)
 
 
 def test_disk_full_while_writing_a_checkpoint(lab, expected):
     """At step 10, when checkpoints of the steps before lie there; a checkpoint has 50 kB."""
-    result = lab.train("full", patch=at_call(Trainer, "update", 9, lambda: no_file_above(20_000)))
+    fill = runs.at_call(Trainer, "update", 9, lambda: runs.no_file_above(20_000))
+    result = lab.train("full", patch=fill)
     folder = lab.run("full") / "checkpoints"
     assert result.status == 1
     (line,) = result.errors()
     assert line.startswith("error: runs/full/checkpoints/step_00000010.pt: the checkpoint could")
     assert line.endswith("free some space and continue with --resume")
     assert sorted(path.name for path in folder.iterdir()) == ["best.pt", "step_00000006.pt"]
-    assert load(folder / "step_00000006.pt")["position"]["step"] == 6
+    assert runs.load(folder / "step_00000006.pt")["position"]["step"] == 6
     assert_resumed(lab, "full", expected)
 
 
@@ -162,20 +152,20 @@ def out_of_space(*_: Any) -> None:
 )
 def test_disk_full_while_writing_the_log(lab, expected, method, call):
     """The line has been written when TensorBoard's fails: it is cut off when the run resumes."""
-    patch = at_call(torch.utils.tensorboard.SummaryWriter, method, call, out_of_space)
+    patch = runs.at_call(torch.utils.tensorboard.SummaryWriter, method, call, out_of_space)
     result = lab.train(method, patch=patch)
     assert result.status == 2
     sentence = f"error: runs/{method}/metrics.jsonl: could not be written: No space left on device"
     assert result.errors() == [sentence]
-    assert steps(lab, method) == [6]
+    assert runs.steps(lab, method) == [6]
     assert_resumed(lab, method, expected)
 
 
 def test_disk_full_while_the_log_is_closed(lab, expected):
     """TensorBoard's own thread may meet the full disk last; all that counts is on the disk."""
-    close = at_call(torch.utils.tensorboard.SummaryWriter, "close", 1, out_of_space)
+    close = runs.at_call(torch.utils.tensorboard.SummaryWriter, "close", 1, out_of_space)
     assert lab.train("closing", patch=close).status == 0
-    assert_same(outcome(lab.run("closing")), expected)
+    runs.assert_same(runs.outcome(lab.run("closing")), expected)
 
 
 @pytest.mark.parametrize(
@@ -189,17 +179,17 @@ def test_disk_full_while_the_log_is_closed(lab, expected):
 )
 def test_divergence(lab, step, kept, sentence):
     name = f"diverged_{step}"
-    result = lab.train(name, patch=poison(step))
+    result = lab.train(name, patch=runs.poison(step))
     assert result.status == 1
     (line,) = result.errors()
     assert line.startswith(f"error: {sentence}")
     assert "try a lower optimizer.lr" in line
-    assert steps(lab, name) == kept
+    assert runs.steps(lab, name) == kept
     if kept:
         assert f"{lab.run(name).relative_to(lab.folder)}/checkpoints/step_00000006.pt" in line
-    before = contents(lab.run(name) / "checkpoints")
-    assert lab.resume(name, patch=poison(step - sum(kept))).status == 1
-    assert contents(lab.run(name) / "checkpoints") == before
+    before = runs.contents(lab.run(name) / "checkpoints")
+    assert lab.resume(name, patch=runs.poison(step - sum(kept))).status == 1
+    assert runs.contents(lab.run(name) / "checkpoints") == before
 
 
 OOM: list[Exception] = [
@@ -227,8 +217,8 @@ def test_failures_of_torch_name_keys_and_leave_the_name_free(lab, owner, method,
         raise error
 
     options = ["train.checkpoint_every=null", *["data.residency=device"] * (owner is torch)]
-    result = lab.train("oom", *options, patch=at_call(owner, method, 1, fail))
+    result = lab.train("oom", *options, patch=runs.at_call(owner, method, 1, fail))
     assert result.status in (1, 2)
     (line,) = result.errors()
     assert line.startswith(f"error: {sentence}")
-    assert steps(lab, "oom") == []
+    assert runs.steps(lab, "oom") == []

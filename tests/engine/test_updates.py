@@ -13,17 +13,8 @@ import torch.nn.functional as F
 from runs import Lab, make_lab
 from torch import Tensor, nn
 
+from mcan import build
 from mcan.batch import Batch
-from mcan.build import (
-    answer_probabilities,
-    build_model,
-    entry,
-    model_sizes,
-    open_dataset,
-    open_stores,
-    padded_lengths,
-    run_metadata,
-)
 from mcan.config import load_config
 from mcan.config.schema import OptimizerConfig
 from mcan.data.prepared import Prepared
@@ -48,17 +39,18 @@ def make_trainer(lab: Lab, *overrides: str) -> Trainer:
     here = [f"data.prepared={lab.folder}/prepared", f"data.images=[{lab.folder}/images.h5]"]
     config = load_config(lab.folder / lab.config, [*here, *overrides])
     prepared = Prepared.open(config.data.prepared)
-    dataset = open_dataset(config, prepared, ["train"], open_stores(config, Processes(CPU)))
-    sizes = model_sizes(prepared.vocabulary, dataset)
+    stores = build.open_stores(config, Processes(CPU))
+    dataset = build.open_dataset(config, prepared, ["train"], stores)
+    sizes = build.model_sizes(prepared.vocabulary, dataset)
     torch.manual_seed(0)
     return Trainer(
         config,
-        build_model(config.model, sizes),
+        build.build_model(config.model, sizes),
         dataset,
-        run_metadata(config, prepared, dataset, sizes),
+        build.run_metadata(config, prepared, dataset, sizes),
         RunFolder(Path("none")),
         Processes(CPU),
-        entry(config, CPU, config.train.precision, padded_lengths(config, dataset)),
+        build.entry(config, CPU, config.train.precision, build.padded_lengths(config, dataset)),
     )
 
 
@@ -189,7 +181,7 @@ def test_compiled_is_eager(lab):
     torch.testing.assert_close(weights, eager.model.state_dict(), atol=1e-5, rtol=1e-4)
     with torch.inference_mode():
         found, expected = (
-            answer_probabilities([trainer.model.eval()], "bce_sum")(
+            build.answer_probabilities([trainer.model.eval()], "bce_sum")(
                 trainer.enter(trainer.dataset[[0, 1, 2]])
             )
             for trainer in (compiled, eager)

@@ -12,10 +12,9 @@ import yaml
 
 from mcan.engine.run_folder import code_digest
 from mcan.files import save_text
-from mcan.tables.outcomes import Outcome, RunMetrics
-from mcan.tables.planning import CommandOptions, PlannedRun, plan
-from mcan.tables.spec import Table, load_table
-from mcan.tables.summary import TableSummary, summarise
+from mcan.tables.planning import CommandOptions, PlannedRun, Table, load_table, plan
+from mcan.tables.running import Outcome, RunMetrics
+from mcan.tables.writing import TableSummary, summarise
 
 HOME = "vqa_v2"
 """Dataset of the published values."""

@@ -11,7 +11,7 @@ from made import Made, make, row
 from PIL import Image
 
 from mcan.drawing import drawing
-from mcan.tables.figures import draw_curves, draw_table, write_figures
+from mcan.tables.writing import draw_curves, draw_table, write_figures
 
 
 def drawn(made: Made, draw=draw_table):

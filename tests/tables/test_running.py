@@ -1,34 +1,34 @@
-"""Signals, claims and cluster jobs: each signal reaches the child once, each run has one owner."""
+"""Signals, claims and cluster jobs: each signal reaches the child once, each run has one owner.
+
+Outcomes, and what runs need: damage and changes are reported in one line.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from filelock import FileLock
+from made import Made, make, outcome, row
 from runs import entry_point
 from table_lab import REPRODUCE, Forked, make_table_lab
 
-import mcan.tables.running
 import mcan.tables.writing
-from mcan.errors import RunError
-from mcan.tables.planning import CommandOptions, plan
-from mcan.tables.running import (
-    RunnerStopped,
-    claim,
-    job,
-    run_program,
-    set_aside,
-    stop_signals,
-    submit,
-)
-from mcan.tables.spec import load_table
+from mcan.engine.processes import on_signals
+from mcan.engine.run_folder import code_digest
+from mcan.errors import DataError, RunError
+from mcan.preparation.synthetic import make_synthetic
+from mcan.tables import running
+from mcan.tables.planning import CommandOptions, PlannedRun, load_table, plan
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
@@ -73,13 +73,14 @@ def test_each_signal_reaches_the_child_once(monkeypatch, early, late):
         program.append(Recorder(early, late))
         return program[0]
 
-    monkeypatch.setattr(mcan.tables.running, "Popen", start)
+    monkeypatch.setattr(running, "Popen", start)
     before = signal.getsignal(INT)
-    with stop_signals() as received:
-        with pytest.raises(RunnerStopped) as stop:
-            run_program(["program"], received)
-        with pytest.raises(RunnerStopped):
-            run_program(["another"], received)
+    received: list[int] = []
+    with on_signals((INT, TERM), lambda number, _: received.append(number)):
+        with pytest.raises(running.RunnerStopped) as stop:
+            running.run_program(["program"], received)
+        with pytest.raises(running.RunnerStopped):
+            running.run_program(["another"], received)
     assert len(program) == 1
     assert program[0].received == [*early, *late]
     assert stop.value.exit_status == 128 + late[-1]
@@ -93,21 +94,21 @@ def lab(tmp_path, monkeypatch):
     monkeypatch.chdir(lab.folder)
     for script in ("train", "eval"):
         entry_point(script)
-    monkeypatch.setattr(mcan.tables.running, "Popen", Forked)
+    monkeypatch.setattr(running, "Popen", Forked)
     monkeypatch.setattr(mcan.tables.writing, "write_figures", lambda *_: None)
     return lab
 
 
 def test_one_claim_at_a_time(lab):
     run, other, *_ = plan(load_table("table.yaml"), CommandOptions())
-    with claim(run) as first, claim(run) as second, claim(other) as third:
+    with running.claim(run) as first, running.claim(run) as second, running.claim(other) as third:
         assert (first, second, third) == (True, False, True)
     assert not run.folder.exists()
     # A training whose runner was killed keeps its run, as train.py holds this lock.
     run.folder.mkdir(parents=True)
-    with FileLock(run.folder / ".lock"), claim(run) as free:
+    with FileLock(run.folder / ".lock"), running.claim(run) as free:
         assert not free
-    with claim(run) as free:
+    with running.claim(run) as free:
         assert free
 
 
@@ -117,7 +118,7 @@ def test_a_file_system_without_locks(lab, monkeypatch, capsys, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with claim(plan(load_table("table.yaml"), CommandOptions())[0]) as free:
+    with running.claim(plan(load_table("table.yaml"), CommandOptions())[0]) as free:
         assert free
     assert "this file system has no locks" in capsys.readouterr().err
 
@@ -176,27 +177,107 @@ def test_the_table_as_jobs(lab, submitit, capfd):
 def test_a_job_fails_if_its_run_does(lab):
     run, *_ = plan(load_table("table.yaml"), CommandOptions(overrides=("data.prepared=no",)))
     with pytest.raises(RunError, match=r"wide, seed 0: .* train\.py ended with exit status 2"):
-        job(run, 1)
+        running.job(run, 1)
 
 
 def test_errors_of_submitit(lab, submitit, monkeypatch):
     with pytest.raises(RunError, match=r"\(Unavailable parameter.*'partitoin'\] Valid"):
-        submit([], lab.folder, {"partitoin": "gpu"})
+        running.submit([], lab.folder, {"partitoin": "gpu"})
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(RunError, match="needs submitit: pip install submitit"):
-        submit([], lab.folder, {})
+        running.submit([], lab.folder, {})
 
 
 def test_runs_of_other_code_are_moved_and_never_lost(lab):
     run, *_ = plan(load_table("table.yaml"), CommandOptions())
     run.folder.mkdir(parents=True)
     (run.folder / "environment.jsonl").write_text('{"code": "other"}')
-    with claim(run), pytest.raises(RunError, match="another process works on this run"):
-        set_aside([run])
-    (moved,) = set_aside([run, run])
+    with running.claim(run), pytest.raises(RunError, match="another process works on this run"):
+        running.set_aside([run])
+    (moved,) = running.set_aside([run, run])
     assert not run.folder.exists()
     assert moved.parent == run.folder.parent / "superseded"
     assert moved.name.startswith(f"{run.folder.name}-")
     assert (moved / "environment.jsonl").exists()
-    with claim(run):  # another process does it again by now
-        assert set_aside([run]) == []
+    with running.claim(run):  # another process does it again by now
+        assert running.set_aside([run]) == []
+
+
+@pytest.fixture
+def run(tmp_path) -> PlannedRun:
+    made = make(tmp_path, [row("a", 1)], seeds=[0])
+    made.finish("a", 0, 60.0, {"yes/no": 80.5, "": 3.0})
+    return made.run("a")
+
+
+def test_runs_of_other_code(run):
+    """Finished runs, and those that were only started."""
+    assert running.made_by_other_code([run, run]) == []
+    other = outcome(60.0).model_copy(update={"code": (code_digest(), "other")})
+    run.outcome_path.write_text(other.model_dump_json())
+    assert running.made_by_other_code([run, run]) == [run]
+    run.outcome_path.unlink()
+    assert running.made_by_other_code([run]) == []
+    for code, found in ((code_digest(), []), ("other", [run])):
+        (run.folder / "environment.jsonl").write_text(json.dumps({"code": code}))
+        assert running.made_by_other_code([run]) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "", "{", "[" * 100_000, '{"split": "val"}', '{"metrics": {"overall": "60"}}']
+)
+def test_damage_is_reported(run, text):
+    run.outcome_path.write_text(text)
+    with pytest.raises(RunError) as caught:
+        running.read_outcome(run)
+    reason = "not as reproduce.py wrote it; remove the file to evaluate again"
+    assert str(caught.value) == f"{run.outcome_path}: {reason}"
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Made:
+    """Two rows on synthetic data."""
+    monkeypatch.chdir(tmp_path)
+    make_synthetic(tmp_path / "made", questions=12, images=4)
+    made = make(Path(), [row("a", 1), row("b", 2)], seeds=[0])
+    data = {"prepared": "made/prepared", "images": ["made/images.h5"]}
+    Path("base.yaml").write_text(yaml.safe_dump({"name": "base", "data": data}))
+    return made
+
+
+def problems(made: Made, *overrides: str) -> str:
+    runs = plan(made.table, CommandOptions(overrides=overrides))
+    try:
+        running.refuse_problems(runs, running.DataCache())
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def test_everything_that_is_missing_is_reported_once(data):
+    assert problems(data) == ""
+    absent = ["data.prepared=no", "data.images=[no.h5]", "model.question.word_vectors.path=no.txt"]
+    found = problems(data, *absent)
+    for name in ("no: no prepared", "no.h5", "'no.txt'"):
+        assert found.count(name) == 1
+    known = "; there is train, val"
+    assert problems(data, "data.train=[train, vg]", "data.evaluate=tset") == (
+        f"made/prepared: there is no split 'vg'{known}; "
+        f"made/prepared: there is no split 'tset'{known}"
+    )
+
+
+def test_the_preview_has_states_and_costs(data):
+    data.finish("a", 0, 60.0)
+    runs = plan(data.table, CommandOptions(seeds=(0, 1), runs=Path("runs")))
+    runs[1].folder.mkdir()
+    (runs[1].folder / "config.yaml").touch()
+    runs.append(replace(runs[2]))  # a row of an equal config
+    lines = "\n".join(running.preview(runs, running.DataCache())).splitlines()
+    assert lines[1:3] == ["a", "  base.yaml model.depth=1 -> val"]
+    states = [line.split(maxsplit=3)[2] for line in lines if line.startswith("  seed")]
+    assert states == ["done", "partly", "new", "new", "shared"]
+    assert all("13 x 12 questions" in line for line in lines if line.startswith("  seed"))
+    assert lines[-1] == "runs: 1 done, 1 partly, 2 new"
+    absent = plan(data.table, CommandOptions(overrides=("data.prepared=no",)))
+    assert sum("cost unknown" in line for line in running.preview(absent, running.DataCache())) == 2

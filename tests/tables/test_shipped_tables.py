@@ -8,8 +8,7 @@ import pytest
 from runs import ROOT, entry_point
 from table_lab import REPRODUCE
 
-from mcan.tables.planning import CommandOptions, plan
-from mcan.tables.spec import load_table
+from mcan.tables.planning import CommandOptions, load_table, plan
 
 TABLES = sorted((ROOT / "configs/tables").glob("*.yaml"))
 RUNS = {
