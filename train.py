@@ -69,11 +69,7 @@ def main() -> int:
 
 
 def train(
-    config: Config,
-    run: RunFolder,
-    checkpoint: Checkpoint | None,
-    job: Processes,
-    stop: StopRequest,
+    config: Config, run: RunFolder, checkpoint: Checkpoint | None, job: Processes, stop: StopRequest
 ) -> bool:
     """Build the parts and run the loop; True if it came to its end."""
     prepared = Prepared.open(config.data.prepared)

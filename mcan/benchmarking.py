@@ -262,21 +262,16 @@ def _multiply(bench: _Bench) -> Iterator[Measurements]:
     from torch.utils.benchmark import Timer
 
     bf16 = bench.config.train.precision == "bf16"
-    dtype, device = torch.bfloat16 if bf16 else torch.float32, bench.job.device
+    kind: Any = {"dtype": torch.bfloat16 if bf16 else torch.float32, "device": bench.job.device}
     # A large square, and the feed-forward layer of a batch of 64 (rows x in x out).
     shapes = ((2048, 2048, 2048), (3520, 512, 2048), (3520, 2048, 512))
     while True:
         best = 0.0
         for rows, inner, columns in shapes:
-            timer = Timer(
-                "linear(inputs, weight)",
-                globals={
-                    "linear": nn.functional.linear,
-                    "inputs": torch.randn(rows, inner, device=device, dtype=dtype),
-                    "weight": torch.randn(columns, inner, device=device, dtype=dtype),
-                },
-                num_threads=bench.arm.threads,
-            )
+            sizes = {"inputs": (rows, inner), "weight": (columns, inner)}
+            operands = {name: torch.randn(size, **kind) for name, size in sizes.items()}
+            statement, threads = "torch.nn.functional.linear(inputs, weight)", bench.arm.threads
+            timer = Timer(statement, globals=operands, num_threads=threads)
             seconds = timer.blocked_autorange(min_run_time=0.3).median
             best = max(best, 2 * rows * inner * columns / seconds)
         yield {"seconds": 1.0, "flops": best}

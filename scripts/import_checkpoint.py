@@ -19,7 +19,7 @@ from mcan.config import config_from_dict
 from mcan.engine.checkpoint import Checkpoint
 from mcan.errors import DataError, RunError, command
 from mcan.files import refuse_existing
-from mcan.nn.mcan import MCAN
+from mcan.nn.mcan import MCAN, ModelSizes
 from mcan.nn.official import convert_official
 from mcan.preparation.questions import read_questions
 from mcan.rows import Padded
@@ -64,9 +64,7 @@ def main() -> int:
     sizes, section = official.sizes, {**official.model, "dropout": 0.1}
     name = args.output.stem
     config = config_from_dict({"name": name, "data": DATA, "model": section}, str(args.state))
-    vocabulary = Vocabulary(
-        read_tokens(args.questions, sizes.tokens), read_answers(args.answers, sizes.answers)
-    )
+    vocabulary = read_vocabulary(args.questions, args.answers, sizes)
     checkpoint = Checkpoint(
         config=config.model_dump(mode="json"),
         vocabulary=vocabulary.to_json(),
@@ -110,28 +108,26 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         raise RunError(f"{path}: not loaded; expected tensors of torch.save, or .npz") from error
 
 
-def read_tokens(questions: Sequence[Path], expected: int) -> tuple[str, ...]:
-    """The token vocabulary of the question files, or stand-ins if none are given."""
-    if not questions:
-        words = (f"token{number}" for number in range(len(SPECIAL_TOKENS), expected))
-        return (*SPECIAL_TOKENS, *words)
-    found = build_tokens(q.question for path in questions for q in read_questions(path))
-    if len(found) != expected:
-        raise DataError(f"--questions: {len(found):,} tokens, but the embedding has {expected:,}")
-    return found
-
-
-def read_answers(path: Path | None, expected: int) -> tuple[str, ...]:
-    """The answers of the authors' answer_dict.json, or stand-ins if it is not given."""
-    if path is None:
-        return tuple(f"answer {number}" for number in range(expected))
+def read_vocabulary(
+    questions: Sequence[Path], answers: Path | None, sizes: ModelSizes
+) -> Vocabulary:
+    """Of the question files and the authors' answer_dict.json; stand-ins if they are not given."""
+    words = (f"token{number}" for number in range(len(SPECIAL_TOKENS), sizes.tokens))
+    tokens: tuple[str, ...] = (*SPECIAL_TOKENS, *words)
+    if questions:
+        tokens = build_tokens(q.question for path in questions for q in read_questions(path))
+    if (found := len(tokens)) != sizes.tokens:
+        raise DataError(f"--questions: {found:,} tokens, but the embedding has {sizes.tokens:,}")
+    indices = {f"answer {number}": number for number in range(sizes.answers)}
     try:
-        answers, _ = json.loads(path.read_text(encoding="utf-8"))
-        if sorted(answers.values()) != list(range(expected)):
+        if answers is not None:
+            indices, _ = json.loads(answers.read_text(encoding="utf-8"))
+        if sorted(indices.values()) != list(range(sizes.answers)):
             raise ValueError
-        return tuple(sorted(answers, key=answers.__getitem__))
+        return Vocabulary(tokens, tuple(sorted(indices, key=indices.__getitem__)))
     except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: expected the authors' dict of {expected} answers") from error
+        expected = f"the authors' dict of {sizes.answers} answers"
+        raise DataError(f"{answers}: expected {expected}") from error
 
 
 def largest_difference(model: MCAN, path: Path) -> float:

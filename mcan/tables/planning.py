@@ -23,14 +23,7 @@ from mcan.config import (
     load_config,
     validate,
 )
-from mcan.config.yaml_files import (
-    Place,
-    along,
-    config_error,
-    parse_overrides,
-    read_file,
-    to_yaml,
-)
+from mcan.config.yaml_files import Place, along, config_error, parse_overrides, read_file, to_yaml
 from mcan.errors import ConfigError
 from mcan.evaluation.metrics import METRICS
 from mcan.section import OneOf, Section, show

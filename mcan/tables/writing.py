@@ -362,17 +362,17 @@ def csv_text(summary: TableSummary) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    counted = ("row", "column", "mean", "std", "difference", "n", "planned")
-    writer.writerow((*counted, "published", "verified", "origin"))
+    results = ("mean", "std", "difference", "n", "planned")
+    writer.writerow(("row", "column", *results, "published", "verified", "origin"))
     for row in summary.rows:
         for name, cell in row.cells.items():
             if name == OVERALL or cell.published is not None or cell.mean is not None:
-                results = (cell.mean, cell.std, cell.difference)
-                numbers = [None if r is None else f"{r:z.{cell.decimals}f}" for r in results]
+                values = (cell.mean, cell.std, cell.difference)
+                texts = [None if v is None else f"{v:z.{cell.decimals}f}" for v in values]
                 counts = (len(cell.seeds), len(row.runs))
                 verified = None if cell.published is None else str(row.row.verified).lower()
                 origin = "runs" if cell.seeds else "server" if cell.from_server else None
-                line = (row.row.name, name, *numbers, *counts, cell.published, verified, origin)
+                line = (row.row.name, name, *texts, *counts, cell.published, verified, origin)
                 writer.writerow(line)
     return file.getvalue()
 
@@ -389,9 +389,8 @@ def json_text(summary: TableSummary) -> str:
                 metric = outcome.metrics and outcome.metrics.metric
                 made |= {"dataset": outcome.dataset, "metric": metric, "code": outcome.code}
                 made["curve"] = row.curves.get(run.seed)
-            made["train"] = shlex.join(["python", *run.training])
-            made["evaluate"] = shlex.join(["python", *run.evaluation])
-            runs.append(made)
+            commands = {"train": run.training, "evaluate": run.evaluation}
+            runs.append(made | {k: shlex.join(["python", *v]) for k, v in commands.items()})
         cells = {name: asdict(cell) for name, cell in row.cells.items()}
         rows.append({**row.row.model_dump(mode="json"), "columns": cells, "runs": runs})
     content = {
