@@ -60,6 +60,7 @@ class DataCache:
 
     def __init__(self) -> None:
         self.prepared = cache(Prepared.open)
+        self._split = cache(lambda folder, name: self.prepared(folder).digest(name))
         self._store = cache(lambda path: open_store(path).digest)
         self._file = cache(sha256_of)
 
@@ -68,9 +69,8 @@ class DataCache:
         config, vectors = run.config.data, run.config.model.question.word_vectors
         reads: dict[str, Callable[[], str]] = {}
         for split in (*config.train, config.evaluate or run.split, run.split):
-            reads[f"the split '{split}' of {config.prepared}"] = partial(
-                lambda name: self.prepared(config.prepared).digest(name), split
-            )
+            name = f"the split '{split}' of {config.prepared}"
+            reads[name] = partial(self._split, config.prepared, split)
         for path in (*config.images, *config.grid):
             reads[f"the image store {path}"] = partial(self._store, path)
         if vectors is not None:
@@ -140,13 +140,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def made_by_other_code(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The runs, finished or not, that other code than this has made or started."""
-    found = []
-    for run in distinct(runs):
-        outcome = read_outcome(run)
-        codes = outcome.code if outcome else training_codes(run)
-        if {*codes} - {code_digest()}:
-            found.append(run)
-    return found
+    outcomes = [(run, read_outcome(run)) for run in distinct(runs)]
+    codes = [(run, outcome.code if outcome else training_codes(run)) for run, outcome in outcomes]
+    return [run for run, made_by in codes if {*made_by} - {code_digest()}]
 
 
 def refuse_problems(runs: Sequence[PlannedRun], data: DataCache) -> None:
