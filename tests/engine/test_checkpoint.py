@@ -14,6 +14,9 @@ import torch
 from runs import load, save_sealed
 from torch import nn
 
+from mcan.batch import Batch, Image, Question, Targets
+from mcan.build import build_model
+from mcan.config import config_from_dict
 from mcan.engine.checkpoint import (
     Checkpoint,
     last_checkpoint,
@@ -22,6 +25,11 @@ from mcan.engine.checkpoint import (
     save_newest,
 )
 from mcan.errors import RunError
+from mcan.nn.mcan import ModelSizes
+from mcan.rows import Packed
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+OUTPUTS = torch.load(FIXTURES / "format_1_outputs.pt", weights_only=True)
 
 
 class Evil:
@@ -154,3 +162,33 @@ def test_the_newest_are_kept(tmp_path):
     names = [path.name for path in list_checkpoints(tmp_path)]
     assert names == ["step_00000004.pt", "step_00000005.pt"]
     assert load(tmp_path / "best.pt")["position"]["step"] == 2
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_logits_of_format_1_are_those_of_the_code_that_wrote_it(name, layout):
+    checkpoint, recorded = load_checkpoint(FIXTURES / f"format_1_{name}.pt"), OUTPUTS[name]
+    config = config_from_dict(checkpoint.config, name)
+    model = build_model(config.model, ModelSizes(**checkpoint.sizes)).eval()
+    checkpoint.restore(model)
+    words = recorded["words"]
+    image = Image(
+        Packed(recorded.get("lengths", torch.ones_like(words))),
+        recorded.get("regions"),
+        recorded.get("boxes"),
+        None,
+        recorded.get("grid"),
+        Packed(recorded["grid_lengths"]) if "grid" in recorded else None,
+        recorded.get("grid_cells"),
+        recorded.get("pixels"),
+    )
+    nothing = torch.zeros(0, dtype=torch.int64)
+    batch = Batch(
+        Question(recorded["tokens"], Packed(words)),
+        image,
+        Targets(nothing, nothing, torch.zeros(0)),
+        torch.arange(len(words)),
+    ).enter("cpu", layout)
+    with torch.no_grad():
+        logits = model(batch.question, batch.image)
+    torch.testing.assert_close(logits, recorded["logits"], atol=1e-5, rtol=1e-4)

@@ -96,17 +96,6 @@ def test_signal_before_training_ends_at_once(lab, number, status, said):
     assert not list(lab.run(name).glob("checkpoints/*"))
 
 
-def test_ignored_signals_stay_ignored(lab, expected):
-    """As under nohup."""
-
-    def patch() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        runs.at_call(Trainer, "update", 8, runs.send(signal.SIGHUP))()
-
-    assert lab.train("nohup", patch=patch).status == 0
-    runs.assert_same(runs.outcome(lab.run("nohup")), expected)
-
-
 def test_second_interrupt_ends_at_once(lab, expected):
     def twice() -> None:
         runs.send(signal.SIGINT)()
@@ -161,11 +150,21 @@ def test_disk_full_while_writing_the_log(lab, expected, method, call):
     assert_resumed(lab, method, expected)
 
 
-def test_disk_full_while_the_log_is_closed(lab, expected):
-    """TensorBoard's own thread may meet the full disk last; all that counts is on the disk."""
-    close = runs.at_call(torch.utils.tensorboard.SummaryWriter, "close", 1, out_of_space)
-    assert lab.train("closing", patch=close).status == 0
-    runs.assert_same(runs.outcome(lab.run("closing")), expected)
+def ignored_signal() -> None:
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    runs.at_call(Trainer, "update", 8, runs.send(signal.SIGHUP))()
+
+
+# TensorBoard's own thread may meet the full disk last; all that counts is on the disk.
+closing = runs.at_call(torch.utils.tensorboard.SummaryWriter, "close", 1, out_of_space)
+
+
+@pytest.mark.parametrize("patch", [ignored_signal, closing], ids=["ignored_signal", "closing"])
+def test_what_does_not_end_a_run(lab, expected, patch, request):
+    name = request.node.callspec.id
+    assert lab.train(name, patch=patch).status == 0
+    runs.assert_same(runs.outcome(lab.run(name)), expected)
 
 
 @pytest.mark.parametrize(

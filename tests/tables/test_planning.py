@@ -7,38 +7,34 @@ from pathlib import Path
 
 import pytest
 
-import mcan.tables.planning
 from mcan.config import load_config
 from mcan.errors import ConfigError
-from mcan.tables.planning import (
-    RUNS,
-    CommandOptions,
-    PlannedRun,
-    Table,
-    load_table,
-    plan,
-    table_folder,
-)
+from mcan.tables import planning
 
 BASE = """\
 name: {name}
 data: {{prepared: prepared, images: [regions.h5], evaluate: {evaluate}}}
 """
-TABLE = """\
+VALID = """\
 title: T
 source: S
 verified: true
 dataset: d
 base: config.yaml
 split: val
-columns: [overall]
-seeds: [0, 7]
+columns: [overall, yes/no]
 rows:
+"""
+ROW = "  - {name: a}\n"
+TABLE = (
+    VALID.replace("rows:", "seeds: [0, 7]\nrows:")
+    + """\
   - {name: two, overrides: [model.depth=2]}
   - {name: six}
   - {name: six too, overrides: [model.depth=6]}
   - {name: theirs, runs: false}
 """
+)
 
 
 @pytest.fixture
@@ -49,13 +45,15 @@ def table(tmp_path, monkeypatch):
     return changed("", "")
 
 
-def changed(old: str, new: str) -> Table:
+def changed(old: str, new: str) -> planning.Table:
     Path("t.yaml").write_text(TABLE.replace(old, new) if old else TABLE)
-    return load_table("t.yaml")
+    return planning.load_table("t.yaml")
 
 
-def planned(table: Table, *overrides: str, rows=None, **options) -> list[PlannedRun]:
-    return plan(table, CommandOptions(overrides=overrides, **options), rows)
+def planned(
+    table: planning.Table, *overrides: str, rows=None, **options
+) -> list[planning.PlannedRun]:
+    return planning.plan(table, planning.CommandOptions(overrides=overrides, **options), rows)
 
 
 def folders(*args, **options) -> set[Path]:
@@ -99,7 +97,7 @@ def test_every_key_that_is_not_free_identifies_a_run(table, change):
 def test_defaults_and_the_schemas_version_count(table, monkeypatch):
     names = {folder.name for folder in folders(table, "train.epochs=13")}
     assert names == {folder.name for folder in folders(table, runs=Path("elsewhere"))}
-    monkeypatch.setattr(mcan.tables.planning, "SCHEMA_VERSION", 1000)
+    monkeypatch.setattr(planning, "SCHEMA_VERSION", 1000)
     assert not names & {folder.name for folder in folders(table)}
 
 
@@ -161,17 +159,19 @@ SIX, OTHER = "name: six}", Path("other.yaml")
 def test_errors(table, edit, options, message):
     rows = options.pop("rows", None)
     with pytest.raises(ConfigError) as caught:
-        plan(changed(*edit), CommandOptions(**options), rows)
+        planning.plan(changed(*edit), planning.CommandOptions(**options), rows)
     assert str(caught.value).startswith(message)
 
 
-def folder(table: Table, *overrides: str, **options) -> Path:
+def folder(table: planning.Table, *overrides: str, **options) -> Path:
     runs = planned(table, *overrides, **options)
-    return table_folder(table, CommandOptions(overrides=overrides, **options), runs)
+    return planning.table_folder(
+        table, planning.CommandOptions(overrides=overrides, **options), runs
+    )
 
 
 def test_other_runs_have_another_folder(table):
-    assert folder(table) == RUNS / "tables" / "t"
+    assert folder(table) == planning.RUNS / "tables" / "t"
     longer = folder(table, "train.epochs=3", "optimizer.lr=1")
     assert longer == folder(table, "optimizer.lr=1", "train.epochs=3")
     different = {
@@ -184,25 +184,13 @@ def test_other_runs_have_another_folder(table):
         folder(table, "train.epochs=3", base=Path("other.yaml")),
     }
     assert len(different) == 7
-    names = [path.relative_to(RUNS / "tables").name.partition("-") for path in different]
+    names = [path.relative_to(planning.RUNS / "tables").name.partition("-") for path in different]
     assert all(name == "t" and len(digest) == 8 for name, _, digest in names)
     moved = folder(table, seeds=(1, 0), runs=Path("elsewhere"))
     assert moved == Path("elsewhere/tables") / folder(table, seeds=(0, 1)).name
 
 
 # ------------------------------------------------------------------------------ table files
-
-VALID = """\
-title: T
-source: S
-verified: true
-dataset: d
-base: config.yaml
-split: val
-columns: [overall, yes/no]
-rows:
-"""
-ROW = "  - {name: a}\n"
 
 
 def test_rows_take_what_they_do_not_state_from_their_table(write):
@@ -215,7 +203,7 @@ def test_rows_take_what_they_do_not_state_from_their_table(write):
             "split: val\ncolumns: [overall]\n",
         }
     )
-    table = load_table(Path("tables/t.yaml"))
+    table = planning.load_table(Path("tables/t.yaml"))
     assert (table.path, table.seeds) == (Path("tables/t.yaml"), (0,))
     assert [(row.base, row.split, row.submission, row.verified) for row in table.rows] == [
         ("config.yaml", "val", False, True),
@@ -229,7 +217,7 @@ def test_loops_stand_for_their_product(write):
         '     series: "{kind} {q}", x: "{L}", for: {kind: [stacking, encoder_decoder], L: [1, 2.5]}}\n'
     )
     write({"t.yaml": VALID + text + ROW})
-    found = load_table("t.yaml").rows
+    found = planning.load_table("t.yaml").rows
     assert [row.name for row in found] == [
         "stacking-1",
         "stacking-2.5",
@@ -275,6 +263,6 @@ IN_TABLE = [
 def test_errors_in_table_files(write, text, begins):
     write({"t.yaml": text})
     with pytest.raises(ConfigError) as caught:
-        load_table("t.yaml")
+        planning.load_table("t.yaml")
     assert str(caught.value).startswith(begins)
     assert "\n" not in str(caught.value)

@@ -18,18 +18,9 @@ import pytest
 from made import Made, make, row
 
 from mcan.errors import ConfigError, RunError
+from mcan.tables import writing
 from mcan.tables.planning import CommandOptions, plan
 from mcan.tables.running import RunMetrics
-from mcan.tables.writing import (
-    Cell,
-    csv_text,
-    enter_scores,
-    json_text,
-    latex,
-    markdown,
-    numbers,
-    read_scores,
-)
 
 TYPES = {"yes/no": 80.0, "number": 40.0}
 
@@ -38,7 +29,7 @@ def one_row(folder, **published) -> Made:
     return make(folder, [row("A", 1, published=published)])
 
 
-def cell(made: Made, column: str = "overall") -> Cell:
+def cell(made: Made, column: str = "overall") -> writing.Cell:
     return made.summary.rows[0].cells[column]
 
 
@@ -59,9 +50,9 @@ def test_mean_and_spread_over_seeds(tmp_path):
 @pytest.mark.parametrize(("ours", "expected"), [(64.0, -1.0), (65.0, 0.0), (66.0, 1.0)])
 def test_the_difference_is_ours_minus_published(tmp_path, ours, expected):
     made = one_row(tmp_path, overall=65.0)
-    assert cell(made) == Cell(None, None, 65.0, None, {})
+    assert cell(made) == writing.Cell(None, None, 65.0, None, {})
     made.finish("A", 1, ours)
-    assert cell(made) == Cell(ours, None, 65.0, expected, {1: ours})
+    assert cell(made) == writing.Cell(ours, None, 65.0, expected, {1: ours})
     made.finish("A", 2, ours)
     assert cell(made).std == 0
     assert made.summary.rows[0].outcomes.keys() == {1, 2}
@@ -106,7 +97,7 @@ def test_columns_are_the_tables_or_those_of_another_dataset(tmp_path, types, dat
 def test_no_difference_between_metrics(tmp_path):
     made = one_row(tmp_path, overall=65.0)
     made.finish("A", 0, 66.0, metric="vqa")
-    assert cell(made) == Cell(66.0, None, 65.0, None, {0: 66.0})
+    assert cell(made) == writing.Cell(66.0, None, 65.0, None, {0: 66.0})
     assert not made.summary.comparable
     made.finish("A", 0, 66.0)
     assert cell(made).difference == 1.0
@@ -123,7 +114,7 @@ def test_every_number_of_metrics_json_is_kept():
         "metric": "vqa",
         "more": {"deep": {"er": 1.5}, "flag": True},
     }
-    found = numbers(RunMetrics.model_validate(metrics))
+    found = writing.numbers(RunMetrics.model_validate(metrics))
     assert {key: value for key, value in found.items() if "answer" not in key} == {
         "n": 3.0,  # answer types first
         "overall": 60.0,
@@ -140,7 +131,7 @@ def test_scores_of_the_evaluation_server(tmp_path, metric, difference):
     made = make(tmp_path, rows, seeds=[0], submission=True, metric=metric)
     made.finish("A", 0, None)
     made.score("A", overall=70.75)
-    assert cell(made) == Cell(70.75, None, 70.5, difference, {})
+    assert cell(made) == writing.Cell(70.75, None, 70.5, difference, {})
     assert made.summary.rows[0].outcomes
 
 
@@ -163,15 +154,15 @@ def server(tmp_path, monkeypatch) -> Made:
 
 
 def scores(made: Made) -> dict[str, dict[str, float]]:
-    return {run.row.name: found for run in made.runs if (found := read_scores([run]))}
+    return {run.row.name: found for run in made.runs if (found := writing.read_scores([run]))}
 
 
 def test_scores_are_kept_and_replaced(server):
     """Rows that share a run share them."""
     assert scores(server) == {}
-    enter_scores(server.table, server.runs, ["small: L = 6=70.63", "large:yes/no=86.82"])
+    writing.enter_scores(server.table, server.runs, ["small: L = 6=70.63", "large:yes/no=86.82"])
     texts = ["too=0.5", "large:yes/no=87", "small: L = 6:test_std=70.9"]
-    enter_scores(server.table, server.runs, texts)
+    writing.enter_scores(server.table, server.runs, texts)
     assert scores(server) == {
         "small: L = 6": {"overall": 70.63, "test_std": 70.9},
         "large": {"yes/no": 87.0, "overall": 0.5},
@@ -180,18 +171,18 @@ def test_scores_are_kept_and_replaced(server):
 
 
 def test_scores_belong_to_the_run(server):
-    enter_scores(server.table, server.runs, ["large=70"])
+    writing.enter_scores(server.table, server.runs, ["large=70"])
     run = server.run("large")
     options = CommandOptions(seeds=(7, 0), runs=run.folder.parent)
     several = plan(server.table, options, ["large"])
-    assert read_scores(several[:1]) == {}
-    assert read_scores(several) == {"overall": 70.0}
+    assert writing.read_scores(several[:1]) == {}
+    assert writing.read_scores(several) == {"overall": 70.0}
     with pytest.raises(ConfigError, match=r"'large' has several seeds; .* with --seeds"):
-        enter_scores(server.table, several, ["large=71"])
+        writing.enter_scores(server.table, several, ["large=71"])
     run.outcome_path.unlink()
-    assert read_scores([run]) == {}
+    assert writing.read_scores([run]) == {}
     with pytest.raises(RunError, match=r"\(large, seed 0\) is not finished; give --set, --seeds"):
-        enter_scores(server.table, server.runs, ["small: L = 6=70", "large=70"])
+        writing.enter_scores(server.table, server.runs, ["small: L = 6=70", "large=70"])
     assert "small: L = 6" not in scores(server)
 
 
@@ -204,7 +195,7 @@ def test_scores_belong_to_the_run(server):
 )
 def test_errors_in_scores(server, text):
     with pytest.raises(ConfigError) as caught:
-        enter_scores(server.table, server.runs, ["large=2", text])
+        writing.enter_scores(server.table, server.runs, ["large=2", text])
     assert str(caught.value) == (
         f"--fill {text!r}: expected ROW[:COLUMN]=SCORE in percent; the rows of "
         f"{server.table.path} with a submission: ['small: L = 6', 'large', 'too'], columns: "
@@ -220,7 +211,7 @@ def test_damaged_scores(server, text):
     with pytest.raises(RunError, match=r"server_test\.json: "):
         scores(server)
     with pytest.raises(RunError, match=r"server_test\.json: "):
-        enter_scores(server.table, server.runs, ["small: L = 6=70", "large=2"])
+        writing.enter_scores(server.table, server.runs, ["small: L = 6=70", "large=2"])
     assert path.read_text() == text
 
 
@@ -247,7 +238,7 @@ def two_rows(tmp_path) -> Made:
 
 
 def test_markdown_beside_the_published_values(two_rows):
-    text = markdown(two_rows.summary)
+    text = writing.markdown(two_rows.summary)
     assert text.startswith("# Table 1: depth\n\n| row ")
     assert text.endswith("\n\n![results](table.png)\n")
     assert cells(text) == [
@@ -268,8 +259,8 @@ def test_what_the_command_changed_is_stated(two_rows):
     options = CommandOptions(Path("other.yaml"), ("train.epochs=3", "data.images=[a.h5]"), (0, 1))
     summary = replace(two_rows.summary, options=options)
     changed = "--base other.yaml --set train.epochs=3 'data.images=\\[a.h5]' --seeds 0 1"
-    assert markdown(summary).splitlines()[2] == f"Run with {changed}"
-    stated = json.loads(json_text(summary))["options"]
+    assert writing.markdown(summary).splitlines()[2] == f"Run with {changed}"
+    stated = json.loads(writing.json_text(summary))["options"]
     assert (stated["base"], stated["seeds"]) == ("other.yaml", [0, 1])
     assert stated["overrides"] == list(options.overrides)
 
@@ -279,7 +270,7 @@ def test_markdown_with_many_published_columns(tmp_path):
     rows = [row("A", 1, published=published), {"name": "B", "runs": False, "published": published}]
     made = make(tmp_path, rows, seeds=[0])
     made.finish("A", 0, 64.796, {"yes/no": 83.0, "number": 40.0})
-    text = markdown(made.summary)
+    text = writing.markdown(made.summary)
     assert cells(text) == [
         ["row", "overall", "published", "Δ", "yes/no", "published", "Δ", "number", "runs"],
         ["A", "64.80", "64.8", "+0.00", "83.00", "82.5", "+0.50", "40.00", "1 of 1"],
@@ -294,14 +285,14 @@ def test_no_difference_for_another_dataset_or_metric(two_rows, other):
     for name in ("shallow", "deep"):
         for seed in range(3):
             two_rows.finish(name, seed, 90.0, {"yes/no": 90.0, "number": 1.0}, **other)
-    text = markdown(two_rows.summary)
+    text = writing.markdown(two_rows.summary)
     assert cells(text)[0] == ["row", "overall", "published", "yes/no", "number", "runs"]
     assert cells(text)[1][:3] == ["shallow", "90.00 ± 0.00", "65.2"]
     assert "- Runs of another dataset or metric: no difference is given.\n" in text
 
 
 def test_markdown_before_any_run_and_without_published_values(tmp_path):
-    text = markdown(make(tmp_path, [row("A", 1)], columns=["overall"]).summary)
+    text = writing.markdown(make(tmp_path, [row("A", 1)], columns=["overall"]).summary)
     assert cells(text) == [["row", "overall", "runs"], ["A", "–", "0 of 3"]]
     assert "Source of" not in text
 
@@ -311,7 +302,7 @@ def test_markdown_marks_the_servers_scores(tmp_path):
     made.finish("A", 0, None)
     made.finish("B", 0, None)
     made.score("A", overall=70.5)
-    text = markdown(made.summary)
+    text = writing.markdown(made.summary)
     assert [line[:2] for line in cells(text)[1:]] == [["A", "70.50‡"], ["B", "–"]]
     assert "- ‡ the evaluation server's score for one submission, metric unknown." in text
 
@@ -322,15 +313,15 @@ def test_columns_are_any_number_of_metrics_json(tmp_path):
     made = make(tmp_path, [row("A", 1)], columns=columns)
     for seed in (0, 2):
         made.finish("A", seed, 60.0, None, {"how many": 30.0 + seed})
-    assert cells(markdown(made.summary))[1:] == [
+    assert cells(writing.markdown(made.summary))[1:] == [
         ["A", "31.00 ± 1.41", "4,000 ± 0", "95.00 ± 0.00", "–", "2 of 3"]
     ]
 
 
 def test_learning_curves_are_shown_and_kept(two_rows):
     two_rows.train("deep", 1, {1: 50.0, 2: 66.0})
-    assert markdown(two_rows.summary).endswith("\n\n![learning curves](curves.png)\n")
-    _, deep = json.loads(json_text(two_rows.summary))["rows"]
+    assert writing.markdown(two_rows.summary).endswith("\n\n![learning curves](curves.png)\n")
+    _, deep = json.loads(writing.json_text(two_rows.summary))["rows"]
     assert [run.get("curve") for run in deep["runs"]] == [None, {"1": 50.0, "2": 66.0}, None]
 
 
@@ -338,7 +329,7 @@ def test_several_evaluations_name_their_rows(tmp_path):
     made = make(tmp_path, [row("A", 1), row("B", 2, split="test")], seeds=[0])
     made.finish("A", 0, 60.0)
     made.finish("B", 0, 61.0)
-    text = markdown(made.summary)
+    text = writing.markdown(made.summary)
     assert "on val of vqa_v2 (4,000 questions), metric vqa_pre2021: A." in text
     assert "on test of vqa_v2 (4,000 questions), metric vqa_pre2021: B." in text
 
@@ -353,15 +344,15 @@ def test_markdown_shows_names_as_they_are(tmp_path):
         "&amp; & co": r"\&amp; & co",
     }
     made = make(tmp_path, [row(name, n + 1) for n, name in enumerate(shown)])
-    assert [line[0] for line in cells(markdown(made.summary))[1:]] == list(shown.values())
+    assert [line[0] for line in cells(writing.markdown(made.summary))[1:]] == list(shown.values())
 
 
 def test_runs_of_several_versions_of_the_code_are_noted(two_rows):
-    assert "versions of the code" not in markdown(two_rows.summary)
+    assert "versions of the code" not in writing.markdown(two_rows.summary)
     path = two_rows.run("deep", 1).outcome_path
     two_rows.outcomes[path] = two_rows.outcomes[path].model_copy(update={"code": ("e",)})
-    assert "- The runs were made by 2 versions of the code" in markdown(two_rows.summary)
-    rows = json.loads(json_text(two_rows.summary))["rows"]
+    assert "- The runs were made by 2 versions of the code" in writing.markdown(two_rows.summary)
+    rows = json.loads(writing.json_text(two_rows.summary))["rows"]
     assert [run.get("code") for run in rows[1]["runs"]] == [None, ["e"], None]
 
 
@@ -374,7 +365,7 @@ def test_latex(tmp_path):
     made = make(tmp_path, rows, seeds=[0, 1], columns=["overall"])
     for seed in range(2):
         made.finish(rows[0]["name"], seed, 63.0 + seed)
-    lines = latex(made.summary).splitlines()
+    lines = writing.latex(made.summary).splitlines()
     assert lines[:9] == [
         "% Table 1: depth",
         r"\begin{tabular}{lrrrr}",
@@ -392,7 +383,7 @@ def test_latex(tmp_path):
 
 
 def read_csv(made: Made) -> dict[tuple[str, str], dict[str, str]]:
-    lines = list(csv.DictReader(io.StringIO(csv_text(made.summary))))
+    lines = list(csv.DictReader(io.StringIO(writing.csv_text(made.summary))))
     read = {(line["row"], line["column"]): line for line in lines}
     assert len(read) == len(lines)
     return read
@@ -424,7 +415,7 @@ def test_csv_leaves_out_values_that_do_not_exist(tmp_path):
 
 
 def test_json_has_seeds_overrides_folders_and_commands(two_rows):
-    content = json.loads(json_text(two_rows.summary))
+    content = json.loads(writing.json_text(two_rows.summary))
     published = {"source": "a paper, Table 1", "dataset": "vqa_v2", "metric": "vqa_pre2021"}
     assert (content["title"], content["published"]) == ("Table 1: depth", published)
     assert content["footnotes"]
@@ -441,6 +432,7 @@ def test_json_has_seeds_overrides_folders_and_commands(two_rows):
 
 
 def test_the_order_in_which_runs_end_changes_nothing(two_rows):
-    written = [write(two_rows.summary) for write in (markdown, latex, csv_text, json_text)]
+    files = (writing.markdown, writing.latex, writing.csv_text, writing.json_text)
+    written = [write(two_rows.summary) for write in files]
     two_rows.outcomes = dict(reversed(two_rows.outcomes.items()))
-    assert written == [write(two_rows.summary) for write in (markdown, latex, csv_text, json_text)]
+    assert written == [write(two_rows.summary) for write in files]
