@@ -19,7 +19,7 @@ from filelock import FileLock
 from runs import Lab
 
 import mcan.build
-from mcan.config import load_config
+from mcan.config import flatten, load_config
 from mcan.data.prepared import Prepared
 from mcan.engine.trainer import Trainer
 from mcan.preparation.synthetic import make_synthetic
@@ -81,13 +81,17 @@ def test_evaluation_every_other_epoch_and_none(lab):
     assert names == ["step_00000015.pt", "step_00000018.pt"]
 
 
-def test_best_is_the_first_of_the_highest_scores(lab):
-    assert lab.train("scores", "train.epochs=6", "schedule.decay_after=[]").status == 0
-    lines = [x for x in runs.metrics_of(lab.run("scores")) if x["kind"] == "evaluation"]
-    best = max(lines, key=lambda line: (line["overall"], -line["step"]))
-    kept = runs.load(lab.run("scores") / "checkpoints" / "best.pt")
-    assert kept["best"] == {"score": best["overall"], "step": best["step"]}
-    assert kept["position"]["step"] == best["step"]
+@pytest.mark.parametrize("key", ["overall", "per_answer_type.yes/no"])
+def test_best_is_the_first_of_the_highest_scores(lab, key):
+    name = f"best_{len(key)}"
+    options = ["train.epochs=6", "schedule.decay_after=[]", f"evaluation.best_by={key}"]
+    assert lab.train(name, *options).status == 0
+    lines = [x for x in runs.metrics_of(lab.run(name)) if x["kind"] == "evaluation"]
+    scores = {line["step"]: flatten(line)[key] for line in lines}
+    step = max(scores, key=lambda step: (scores[step], -step))
+    kept = runs.load(lab.run(name) / "checkpoints" / "best.pt")
+    assert kept["best"] == {"score": scores[step], "step": step}
+    assert kept["position"]["step"] == step
 
 
 def newest(run: Path) -> Path:
@@ -279,19 +283,6 @@ def test_limit_reads_the_first_questions(lab):
     assert (metrics["n"], metrics["limit"], metrics["trained_on_questions"]) == (9, 9, 9)
 
 
-def test_the_best_checkpoint_by_another_number(lab):
-    key = "per_answer_type.yes/no"
-    assert lab.train("by", f"evaluation.best_by={key}", "train.epochs=6").status == 0
-    lines = [line for line in runs.metrics_of(lab.run("by")) if line["kind"] == "evaluation"]
-    best = max(lines, key=lambda line: (line["per_answer_type"]["yes/no"], -line["step"]))
-    assert runs.load(lab.run("by") / "checkpoints" / "best.pt")["position"]["step"] == best["step"]
-    by = ["name=new", "evaluation.best_by=per_answer_type.colour"]
-    sentence = (
-        r'best_by is "per_answer_type.colour"; for prepared/val.h5 it can be n, overall, per_'
-    )
-    refused(lab, lab.folder / "runs", [lab.config, *by], sentence)
-
-
 def test_training_on_the_evaluated_questions_is_reported(lab):
     result = lab.train("leak", "data.train=[train, val]", "train.epochs=1")
     assert "warning: data.train holds 11 of the 11 questions of data.evaluate (val); " in result.err
@@ -406,6 +397,10 @@ CONFIGS = [
     ("data.images=[images.h5, wide/images.h5]", r"wide/images.h5 holds regions \(7,\).*images"),
     ("model.question.word_vectors={path: vectors.txt}", r"size is 6, but .* have 3 dimensions"),
     ("model.question.word_vectors={path: no.txt}", r"no.txt"),
+    (
+        "evaluation.best_by=per_answer_type.colour",
+        r'best_by is "per_answer_type.colour"; for prepared/val.h5 it can be n, overall, per_',
+    ),
     ("data.prepared=few/prepared & train.drop_last=true", r"5 questions make no whole batch of 8"),
 ]
 
