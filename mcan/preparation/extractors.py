@@ -87,7 +87,7 @@ class GridExtractor(nn.Module):
         state, description = choose_weights(backbone, weights)
         model = _build_model(backbone, weights)
         known = model.state_dict().keys()
-        model.reset_classifier(0)  # of a file, it may have any number of classes
+        model.reset_classifier(0)  # in a file, it may have any number of classes
         _load_state(model, state, known, weights)
         self.trunk, self._map = model, partial(_timm_map, backbone, model)
         cropped = {"crop_mode": crop, "crop_pct": 1.0} if crop else None
@@ -117,8 +117,8 @@ class GridExtractor(nn.Module):
         return [ImageFeatures(rows, grid_shape=shape) for rows in maps.flatten(2).transpose(1, 2)]
 
     def cell_boxes(self, size: tuple[int, int], shape: tuple[int, int]) -> Tensor | None:
-        """(h · w, 4) the cells of a map of `shape`, as boxes in an image of `size` (width, height),
-        because `transform` may crop it; None if it is None: the cells cover the image."""
+        """The cells of a map of `shape` as boxes (h · w, 4) in an image of `size` (width, height),
+        which `transform` may have cropped. Without a transform None: the cells cover the image."""
         if self.transform is None:
             return None
         how, sides = self.settings["preprocessing"], torch.tensor(size)
