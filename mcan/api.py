@@ -299,11 +299,14 @@ class Model:
             strides = math.prod(self.config.model.image.stem.strides)
             cells = -(-picture.height // strides), -(-picture.width // strides)
             return {"boxes": cell_boxes(cells), "picture": picture, "size": size or picture.size}
-        parts = [boxes if boxes is not None or shape is None else cell_boxes(shape)]
+        found = [(boxes, shape)]
         if dataset.grid is not None:
             store, index = dataset.grid.find(int(dataset.grid_rows[row]))
-            shape = store.image(index)[2]
-            parts.append(None if shape is None else cell_boxes(shape))
+            found.append(store.image(index)[1:])
+        parts = [
+            cell_boxes(shape) if boxes is None and shape is not None else boxes
+            for boxes, shape in found
+        ]
         known = None if any(part is None for part in parts) else np.concatenate(parts)
         return {"boxes": known, "picture": None, "size": size}
 
