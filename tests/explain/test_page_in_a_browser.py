@@ -55,10 +55,7 @@ def settle(browser: Browser, card: int = 0) -> None:
 def canvas(browser: Browser, kind: str = "picture", card: int = 0) -> NDArray[np.uint8]:
     """(height, width, 4) what a canvas shows: the picture's, or the matrix's."""
     settle(browser, card)
-    found = f"page.cards[{card}].element.querySelector('{kind}').toDataURL()"
-    content = browser.run(
-        found.replace("'picture'", "'.picture'").replace("'matrix'", "'.matrix canvas'")
-    )
+    content = browser.run(f"page.cards[{card}].find('.{kind}').toDataURL()")
     with Image.open(BytesIO(base64.b64decode(content.split(",")[1]))) as image:
         return np.asarray(image.convert("RGBA"))
 
@@ -127,9 +124,9 @@ def test_controls_change_what_is_shown(browser, page, width):
             shots.append(canvas(browser))
             assert on_regions is not None
             best = int(on_regions.argmax())
-            assert text(browser, "figcaption").startswith(f"Highest: region {best} (")
+            assert text(browser, ".seen").startswith(f"Highest: region {best} (")
         shown = f"head {head}" if head else "mean of 3 heads"
-        assert text(browser, ".matrix figcaption").startswith(f"{name}, {shown}: ")
+        assert text(browser, ".shown").startswith(f"{name}, {shown}: ")
         check_matrix(browser, MADE[0].attention(name, one))
     assert len({shot.tobytes() for shot in shots}) == len(shots) == 4
     assert browser.run("document.documentElement.scrollWidth") <= width
@@ -173,12 +170,12 @@ def test_a_word_as_query_and_as_key(opened):
     opened.click("article .words button:nth-child(3)")
     assert close(words(opened), seen.attention("question.1.SA")[2])
     assert opened.run("document.querySelectorAll('[aria-pressed=true]').length") == 1
-    assert "“is” attends to words" in text(opened, ".matrix figcaption")
+    assert "“is” attends to words" in text(opened, ".shown")
     opened.choose("#show", "image.GA")
     settle(opened)
     column = seen.attention("image.1.GA")[:, 2]
-    assert f"region {column.argmax()} ({column.max():.2f})" in text(opened, "figcaption")
-    assert "regions attend to “is”" in text(opened, ".matrix figcaption")
+    assert f"region {column.argmax()} ({column.max():.2f})" in text(opened, ".seen")
+    assert "regions attend to “is”" in text(opened, ".shown")
     opened.choose("article .query", "regions 4")
     assert close(words(opened), seen.attention("image.1.GA")[4])
     opened.choose("article .query", "")
@@ -199,8 +196,8 @@ def test_a_region_as_query_by_a_click_on_picture_or_matrix(opened):
     m = opened.run(
         f"(m => [m.top + {other + 0.5} * m.h, m.left + 0.5 * m.w, m.width])(page.cards[0].matrix)"
     )
-    height = opened.run("document.querySelector('.matrix canvas').clientHeight")
-    opened.click("article .matrix canvas", m[1] / m[2], m[0] / height)
+    height = opened.run("document.querySelector('.matrix').clientHeight")
+    opened.click("article .matrix", m[1] / m[2], m[0] / height)
     assert close(words(opened), seen.attention("image.1.GA")[other])
     value = seen.attention("image.1.GA")[other, 0]
     assert text(opened, ".value") == f"region {other} on “what”: {value:.2f}"
@@ -287,8 +284,8 @@ def test_without_boxes_only_words_and_matrix(browser, tmp_path):
     browser.open(path.as_uri())
     settle(browser)
     assert browser.run("document.querySelector('.picture').hidden")
-    assert text(browser, "figcaption").startswith("Nobody knows where the regions are")
-    assert not browser.run("document.querySelector('.matrix canvas').hidden")
+    assert text(browser, ".seen").startswith("Nobody knows where the regions are")
+    assert not browser.run("document.querySelector('.matrix').hidden")
     assert text(browser, ".note") == "the question has no words"
     assert text(browser, ".facts") == "not scored · 1 of 1"
     check_quiet(browser)
