@@ -248,7 +248,7 @@ def warnings(model: Model, dataset: VQADataset) -> list[str]:
     prepared = Prepared.open(model.config.data.prepared)
     texts = unknown_stores(model.checkpoint, stores)
     if seen := count_trained_on(model.checkpoint, prepared, dataset.splits[0]):
-        texts.append(f"the network was trained on {seen:,} of these questions")
+        texts.append(f"the network was trained on {seen:,} questions of this split")
     for text in texts:
         message(f"warning: {text}")
     return [f"Warning: {text}." for text in texts]

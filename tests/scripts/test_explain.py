@@ -170,7 +170,7 @@ def test_page_opens_with_the_unit_and_head_that_are_asked_for(lab):
 
 def test_warnings_stand_on_the_page(lab):
     _, data = cards(lab, "--split", "train")
-    assert data["notes"][1:] == ["Warning: the network was trained on 80 of these questions."]
+    assert data["notes"][1:] == ["Warning: the network was trained on 80 questions of this split."]
 
 
 def test_checkpoint_instead_of_a_run_and_another_split(lab):
