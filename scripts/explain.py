@@ -194,7 +194,7 @@ def explain(
     model: Model, dataset: VQADataset, rows: Sequence[int], find: Pictures
 ) -> Iterator[Explanation]:
     """The explanations, with the score of the answer that they show, and the pictures."""
-    metric = metric_of(model)
+    metric, missing = metric_of(model), {}
     explained = progress(model.explain_all(dataset, rows), "explaining", len(rows), leave=False)
     for seen in explained:
         facts = seen.facts
@@ -202,12 +202,19 @@ def explain(
         if facts.human_answers:
             (score,) = accuracies(metric, [seen.answers[0].text], [facts.human_answers])
             seen = replace(seen, facts=replace(facts, score=float(score)))
-        picture = find(facts.image_id)
-        yield seen if picture is None else replace(seen, picture=picture)
+        try:
+            seen = replace(seen, picture=find(facts.image_id) or seen.picture)
+        except DataError as error:
+            missing[facts.image_id] = error
+        yield seen
+    for image_id, reason in list(missing.items())[:5]:
+        message(f"warning: no picture of image {image_id!r}: {reason}")
+    if len(missing) > 5:
+        message(f"warning: nor of {len(missing) - 5:,} more images")
 
 
 def find_pictures(args: argparse.Namespace, dataset: VQADataset) -> Pictures:
-    """The picture of an image id in --images; None, with a warning, if it is not there."""
+    """Finds the picture of an image id in --images, None without; `DataError` if there is none."""
     source: Path | None = args.images
     if source is None:
         return lambda image_id: None
@@ -217,7 +224,9 @@ def find_pictures(args: argparse.Namespace, dataset: VQADataset) -> Pictures:
             raise DataError(f"{source}: holds {store.kind}, no pictures")
         places = {i: number for number, i in enumerate(array_to_ids(store.image_ids))}
 
-        def read(image_id: Id) -> Image.Image:
+        def find(image_id: Id) -> Image.Image:
+            if image_id not in places:
+                raise DataError(f"{source} does not hold it")
             pixels, _, _ = store.image(places[image_id])
             return Image.fromarray(np.asarray(pixels)[0].transpose(1, 2, 0))
     elif source.is_dir():
@@ -225,19 +234,12 @@ def find_pictures(args: argparse.Namespace, dataset: VQADataset) -> Pictures:
         found = list_images(source, args.ids or ("coco" if integers else "stem"))
         paths = {str(i): path for i, path in found.items()}
 
-        def read(image_id: Id) -> Image.Image:
+        def find(image_id: Id) -> Image.Image:
+            if str(image_id) not in paths:
+                raise DataError(f"{source} does not hold it")
             return open_picture(paths[str(image_id)])
     else:
         raise DataError(f"{source}: no such folder of pictures or store of pixels")
-
-    def find(image_id: Id) -> Image.Image | None:
-        try:
-            return read(image_id)
-        except KeyError:
-            message(f"warning: {source}: no picture of image {image_id!r}")
-        except DataError as error:
-            message(f"warning: {error}")
-        return None
 
     return find
 
