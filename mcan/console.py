@@ -76,6 +76,13 @@ class DefaultsInHelp(ArgumentDefaultsHelpFormatter):
         return action.help if nothing else super()._get_help_string(action)
 
 
+def printable(text: str) -> str:
+    """The text in one line, with a sign for each character that cannot be shown or controls a
+    terminal."""
+    sign = "\N{REPLACEMENT CHARACTER}"
+    return "".join(c if c.isprintable() else " " if c.isspace() else sign for c in text)
+
+
 def expand_home(path: str) -> str:
     """`path` with `~/` or `~name/` at its start replaced, if there is such a user."""
     return os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises for an unknown user)

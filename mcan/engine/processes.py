@@ -87,6 +87,8 @@ class Processes:
 
 def choose_device(name: str, world: int = 1) -> torch.device:
     """The device that `name` means for this one of `world` processes; see `processes`."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
+        raise RunError(f"there is no device {name!r}; use auto, cpu, cuda, cuda:0, cuda:1, ...")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind, _, index = name.partition(":")
     if kind == "cpu" or (kind == "auto" and not count):

@@ -21,6 +21,9 @@ from mcan.explain.weights import REDUCTIONS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SUFFIXES = (".html", ".png", ".pdf", ".svg")
+"""Of files that `Explanation.save` writes."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -166,15 +169,24 @@ class Explanation:
         return draw_explanation(self, name, head)
 
     def save(self, path: str | Path, name: str = "reduction", head: int | None = None) -> None:
-        """As a page (.html) with controls for all units, or as `figure` (.png, .pdf, .svg)."""
+        """As a page (.html) with controls for all units, or as `figure` (.png, .pdf, .svg).
+
+        An old file is replaced.
+        """
         path = Path(path)
+        check_suffix(path, *SUFFIXES)
         if path.suffix == ".html":
             from mcan.explain.page import write_page
 
             write_page(path, [self], title=self.question, show=name, head=head)
-        elif path.suffix in (".png", ".pdf", ".svg"):
+        else:
             from mcan.explain.figures import save_figure
 
             save_figure(self.figure(name, head), path)
-        else:
-            raise RunError(f"{path}: ends in {path.suffix or 'nothing'}; use .html, .png or .pdf")
+
+
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Raise `RunError` for a path without one of the suffixes."""
+    if path.suffix not in suffixes:
+        expected = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise RunError(f"{path}: ends in {path.suffix or 'nothing'}; use {expected}")

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mcan.console import printable
 from mcan.drawing import drawing
 from mcan.errors import RunError
-from mcan.explain.explanation import Explanation, Facts
+from mcan.explain.explanation import Explanation, Facts, check_suffix
 from mcan.explain.weights import REDUCTIONS
 from mcan.files import write_atomically
 
@@ -189,9 +190,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises `RunError` for another suffix. Equal figures give equal bytes on one version of
     matplotlib.
     """
-    form, no_date = path.suffix[1:].lower(), {"pdf": "CreationDate", "svg": "Date"}
-    if form not in ("png", "pdf", "svg"):
-        raise RunError(f"{path}: ends in {path.suffix or 'nothing'}; use .png, .pdf or .svg")
+    check_suffix(path, ".png", ".pdf", ".svg")
+    form, no_date = path.suffix[1:], {"pdf": "CreationDate", "svg": "Date"}
     metadata: Any = {no_date.get(form, "Software"): None}
     with drawing():
         from matplotlib import rc_context
@@ -361,7 +361,7 @@ def _set_words(words: Sequence[str], width: float, size: float, numbers: bool = 
 
 def _fit(text: str, size: float, width: float) -> str:
     """The text, cut to a width; what cannot be printed is replaced."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:200])
+    shown = printable(text[:200])
     if len(text) <= len(shown) and _text_width(shown, size) <= width:
         return shown
     while shown and _text_width(f"{shown}…", size) > width:

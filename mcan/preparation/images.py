@@ -167,20 +167,23 @@ def read_image(
     Of an animation or a file of several pages the first. Raises `ValueError` if the file is
     damaged, too large, or has values of unknown range.
     """
-    image = open_rgb(source, max_pixels)
+    image = open_rgb(source, max_pixels, "admit it with --max-pixels {}")
     return ImageRows(number, resize_image(image, resize), size=image.size)
 
 
-def open_rgb(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The first image of a file, upright, as 8-bit RGB; see `read_image`."""
-    Image.MAX_IMAGE_PIXELS = None  # replaced by the limit below, which names the option
+def open_rgb(
+    source: ImageSource, max_pixels: int = MAX_PIXELS, advice: str = "make it smaller"
+) -> Image.Image:
+    """The first image of a file, upright, as 8-bit RGB; see `read_image`.
+
+    The error for one that is too large ends in `advice`, in which {} is its number of pixels.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # replaced by the limit below, which gives advice
     try:
         with Image.open(_open(source), formats=tuple(image_formats().values())) as opened:
-            if opened.width * opened.height > max_pixels:
-                raise ValueError(
-                    f"it has {opened.width} x {opened.height} pixels; admit it with --max-pixels "
-                    f"{opened.width * opened.height}"
-                )
+            if (pixels := opened.width * opened.height) > max_pixels:
+                size = f"{opened.width} x {opened.height} pixels"
+                raise ValueError(f"it has {size}; {advice.format(pixels)}")
             return to_rgb(ImageOps.exif_transpose(opened))
     except MemoryError:
         raise
