@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Ask a model about pictures on a local page: `python scripts/demo.py RUN`; see `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import Any
+
+from PIL import Image
+
+import mcan
+from mcan.api import Model
+from mcan.console import message, positive, printable
+from mcan.drawing import drawing
+from mcan.errors import DataError, RunError, UserError, command
+from mcan.explain.explanation import Explanation
+from mcan.explain.weights import METHODS
+from mcan.preparation.images import list_images
+
+_CHOICES = 100
+"""Pictures of a folder that are offered."""
+_MEAN = "mean"
+_QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+"""Environment of gradio and what it imports: no analytics and no check for newer versions."""
+_CLOSED: Any = {
+    **dict.fromkeys(("share", "ssr_mode", "pwa", "mcp_server"), False),
+    **dict.fromkeys(("run_history", "enable_monitoring"), False),
+}
+"""What gradio serves besides the page, unless told otherwise: a link from outside, a Node server,
+an app, tools for language models, a history in the browser, statistics."""
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="A page on this machine: choose or upload a picture, type a question, and see "
+        "the answers and what the network attended to. Needs `pip install -e '.[demo]'`.",
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Path, help="run folder or .pt file")
+    add("overrides", metavar="key=value", nargs="*", help="changes a key of the stored config")
+    described = f"offer the pictures below this folder (the first {_CHOICES}) to choose from"
+    add("--images", type=Path, metavar="FOLDER", help=described)
+    described = "address to listen on (default: 127.0.0.1, this machine only; 0.0.0.0: all)"
+    add("--host", default="127.0.0.1", help=described)
+    add("--port", type=positive, help="default: the first free one from 7860")
+    add("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    described = "weights of the feature extractor (default: those of torchvision)"
+    add("--weights", type=Path, metavar="FILE", help=described)
+    return parser.parse_intermixed_args()
+
+
+def main() -> None:
+    args = parse()
+    found = {} if args.images is None else list_images(args.images.resolve(), "path")
+    if len(found) > _CHOICES:
+        message(f"{args.images}: the first {_CHOICES} of {len(found):,} pictures are offered")
+    model = mcan.load(
+        args.run,
+        device=args.device,
+        checkpoint=args.checkpoint,
+        overrides=args.overrides,
+        weights=args.weights,
+    )
+    os.environ.update(_QUIET)
+    # gradio asks its own page whether it is there, which must not go through a proxy.
+    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), args.host)))
+    with TemporaryDirectory() as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        try:
+            import gradio
+        except ImportError as error:
+            raise RunError("the demo needs gradio: pip install -e '.[demo]'") from error
+        pictures = [str(path) for path in islice(found.values(), _CHOICES)]
+        page = build_page(model, pictures, f"MCAN: {args.run}")
+        fonts: Any = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace",)}
+        _, url, _ = page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            theme=gradio.themes.Base(**fonts),
+            footer_links=[],
+            allowed_paths=pictures or [uploads],  # of none, gradio would ask the environment
+            max_file_size="100mb",
+            quiet=True,
+            prevent_thread_lock=True,
+            **_CLOSED,
+        )
+        print(f"{url} (Ctrl-C ends it)", flush=True)
+        try:
+            Event().wait()
+        except KeyboardInterrupt:
+            message("closed")
+        finally:
+            page.close(verbose=False)
+
+
+def build_page(model: Model, pictures: Sequence[str], title: str) -> Any:
+    """The page as `gradio.Blocks`: picture and question to the left, what is found to the right."""
+    import gradio as gr
+
+    def ask(path: str | None, question: str, name: str) -> list[Any]:
+        try:
+            if path is None:
+                raise DataError("choose or upload a picture first")
+            if not question.strip():
+                raise DataError("type a question about the picture")
+            seen = model.explain(path, question)
+        except UserError as error:
+            sentence = str(error).replace(f"{Path(path or '').parent}{os.sep}", "")
+            return [printable(sentence), None, gr.skip(), gr.skip(), None]
+        best, note = seen.answers[0], seen.answers.words.note
+        lines = [printable(str(best)), *([f"note: {printable(note)}"] if note else [])]
+        names = gr.update(choices=[*seen.methods, *seen.names])
+        return ["\n".join(lines), seen, names, *draw(seen, name, _MEAN)]
+
+    def draw(seen: Explanation | None, name: str, head: str) -> list[Any]:
+        if seen is None:
+            return [gr.skip(), None]
+        heads = [] if name in seen.methods else list(map(str, range(len(seen.weights[name]))))
+        head = head if head in heads else _MEAN
+        file = BytesIO()
+        with drawing():
+            figure = seen.figure(name, None if head == _MEAN else int(head))
+            figure.savefig(file, format="png")
+        return [gr.update(choices=[_MEAN, *heads], value=head), Image.open(file)]
+
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        seen = gr.State(time_to_live=3600)
+        with gr.Row():
+            with gr.Column(scale=2):
+                sources = ["upload", "clipboard"]
+                picture = gr.Image(label="Picture", sources=sources, height=320, elem_id="picture")
+                # The file as it is: gradio would convert some, and fail at broken ones.
+                picture.preprocess = lambda payload: None if payload is None else payload.path
+                question = gr.Textbox(label="Question", elem_id="question", submit_btn="Ask")
+                if pictures:
+                    gr.Examples(pictures, picture, label="Choose", examples_per_page=12)
+            with gr.Column(scale=3):
+                answer = gr.Textbox(label="Answer", elem_id="answer", max_lines=5)
+                with gr.Row():
+                    names = list(METHODS)
+                    name = gr.Dropdown(names, value=names[0], label="Attention", elem_id="name")
+                    head = gr.Dropdown([_MEAN], value=_MEAN, label="Head", elem_id="head")
+                options = {
+                    "format": "png",
+                    "show_label": False,
+                    "buttons": ["download", "fullscreen"],
+                }
+                figure = gr.Image(elem_id="figure", interactive=False, **options)
+        outputs = [answer, seen, name, head, figure]
+        one_by_one: Any = {"concurrency_id": "model", "concurrency_limit": 1}
+        question.submit(ask, [picture, question, name], outputs, **one_by_one)
+        gr.on([name.input, head.input], draw, [seen, name, head], [head, figure], **one_by_one)
+    return page
+
+
+if __name__ == "__main__":
+    command(main)
