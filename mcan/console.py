@@ -76,10 +76,10 @@ class DefaultsInHelp(ArgumentDefaultsHelpFormatter):
         return action.help if nothing else super()._get_help_string(action)
 
 
-def printable(text: str) -> str:
-    """The text in one line, with a sign for each character that cannot be shown or controls a
-    terminal."""
-    sign = "\N{REPLACEMENT CHARACTER}"
+def printable(text: str, most: int = 400) -> str:
+    """The text in one line of at most `most` characters, with a sign for each one that cannot be
+    shown or controls a terminal."""
+    text, sign = text if len(text) <= most else f"{text[: most - 1]}…", "\N{REPLACEMENT CHARACTER}"
     return "".join(c if c.isprintable() else " " if c.isspace() else sign for c in text)
 
 

@@ -276,8 +276,8 @@ class _Sheet:
                 axes.add_patch(Rectangle(*box, fill=False, edgecolor=_GREY, linewidth=0.4))
         for number, label, colour in reversed(list(zip(outlined, labels, _OUTLINES, strict=False))):
             look: Any = {"fill": False, "edgecolor": colour, "linewidth": 1.8, "clip_on": False}
-            look["path_effects"] = [withStroke(linewidth=3.4, foreground="white")]
-            axes.add_patch(Rectangle(*corners[number], **look))
+            halo = [withStroke(linewidth=3.4, foreground="white")]
+            axes.add_patch(Rectangle(*corners[number], **look, path_effects=halo, zorder=3))
             back = {"facecolor": colour, "edgecolor": "white", "pad": 1.5, "linewidth": 0.5}
             style: Any = {"size": 7, "color": "white", "va": "top", "bbox": back}
             axes.text(*corners[number][0], label, **style)
@@ -361,8 +361,8 @@ def _set_words(words: Sequence[str], width: float, size: float, numbers: bool = 
 
 def _fit(text: str, size: float, width: float) -> str:
     """The text, cut to a width; what cannot be printed is replaced."""
-    shown = printable(text[:200])
-    if len(text) <= len(shown) and _text_width(shown, size) <= width:
+    shown = printable(text, 200)
+    if _text_width(shown, size) <= width:
         return shown
     while shown and _text_width(f"{shown}…", size) > width:
         shown = shown[:-1]
