@@ -7,9 +7,10 @@ in lines. n words and m image rows, as in `mcan.explain.explanation`.
 from __future__ import annotations
 
 import textwrap
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -364,11 +365,12 @@ def _fit(text: str, size: float, width: float) -> str:
     shown = printable(text, 200)
     if _text_width(shown, size) <= width:
         return shown
-    while shown and _text_width(f"{shown}…", size) > width:
-        shown = shown[:-1]
-    return f"{shown.rstrip()}…"
+    lengths = range(len(shown))
+    most = bisect_right(lengths, width, key=lambda length: _text_width(f"{shown[:length]}…", size))
+    return f"{shown[: max(0, most - 1)].rstrip()}…"
 
 
+@lru_cache(maxsize=10_000)
 def _text_width(text: str, size: float) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path

@@ -86,7 +86,9 @@ def test_modes_become_rgb_by_stated_rules(
     tmp_path: Path, mode: str, suffix: str, colour: Any, expected: tuple[int, ...]
 ) -> None:
     path = tmp_path / f"a.{suffix}"
-    Image.new(mode, (12, 8), colour).save(path, lossless=True)
+    # Pillow 12.3 cannot read the uncompressed YCbCr that it writes.
+    options = {"compression": "tiff_lzw"} if mode == "YCbCr" else {"lossless": True}
+    Image.new(mode, (12, 8), colour).save(path, **options)
     image = read_image(path, 1)
     assert (image.rows.shape, image.rows.dtype) == ((3, 8, 12), np.uint8)
     assert image.rows.reshape(3, -1).T[[0, -1]].tolist() == [list(expected)] * 2
