@@ -85,6 +85,8 @@ def parse() -> argparse.Namespace:
     if len(targets) != 1:
         raise RunError(f"name one run folder or checkpoint, not {shorten(targets) or 'none'}")
     args.run = targets[0]
+    if args.head is not None and args.unit is None:
+        raise RunError("--head is one of a unit; name the unit with --unit")
     if args.figure and (args.unit or args.head is not None):
         raise RunError("--unit and --head say what a page opens with; --figure draws its own")
     return args

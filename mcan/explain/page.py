@@ -86,8 +86,9 @@ def write_page(
             break
         level, sizes = fitting, grown
         cards.append(card)
-        for each in range(3):
-            weights[each] = [*weights[each], packed[each]] if each >= level else []
+        for each in range(level, 3):
+            weights[each].append(packed[each])
+        weights[:level] = [[]] * level  # never needed again
     if level:
         left_out.insert(0, _LEVELS[level].format(limit=_megabytes(limit)))
     data = {

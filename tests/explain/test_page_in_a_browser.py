@@ -278,6 +278,17 @@ def test_opens_with_the_attention_that_was_asked_for(browser, tmp_path):
     check_quiet(browser)
 
 
+def test_opens_with_the_reductions_if_units_are_left_out(browser, tmp_path):
+    path = tmp_path / "page.html"
+    large = made_up(regions=100, heads=8)
+    left_out = write_page(path, [large], "A page", show="image.0.GA", head=1, limit=40_000)
+    assert "the units are left out" in left_out[0]
+    browser.open(path.as_uri())
+    assert close(words(browser), large.methods["reduction"][0])
+    assert left_out[0] in text(browser, "#notes")
+    check_quiet(browser)
+
+
 def test_without_boxes_only_words_and_matrix(browser, tmp_path):
     path = tmp_path / "page.html"
     write_page(path, [made_up(words=(), boxes=False, facts=None)], "A page", show="image.1.SA")

@@ -183,6 +183,28 @@ def test_checkpoint_instead_of_a_run_and_another_split(lab):
     assert (lab.folder / "of_pt.html").is_file()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("--figure 7", {"figure_7.png": b"\x89PNG"}),
+        ("--figure 8 --output of_8.pdf", {"of_8.pdf": b"%PDF"}),
+        (
+            "--figure 7 --random 2 --output of_7.svg",
+            {"of_7_1.svg": b"<?xml", "of_7_2.svg": b"<?xml"},
+        ),
+    ],
+)
+def test_figures(lab, arguments, written):
+    result = explain(lab, *arguments.split(), "--images", "pictures")
+    assert result.status == 0, result.err
+    assert result.out.splitlines() == [f"written: {name}" for name in written]
+    for name, start in written.items():
+        assert (lab.folder / name).read_bytes().startswith(start)
+    again = explain(lab, *arguments.split())
+    (line,) = again.errors()
+    assert line == f"error: {next(iter(written))}: exists; choose another --output"
+
+
 FAULTS = {
     "unknown id": ("--questions 5 6", "split val has no question 5, 6"),
     "unknown id of the right kind": ("--questions none", "split val has no question none"),
@@ -208,6 +230,7 @@ FAULTS = {
         "--output f.html: choose a name that ends in .png or .pdf or .svg",
     ),
     "unit of a figure": ("--figure 7 --unit rollout", "--figure draws its own"),
+    "head of nothing": ("--head 1", "--head is one of a unit; name the unit with --unit"),
     "two runs": ("runs/b", "name one run folder or checkpoint, not runs/a, runs/b"),
     "same run": ("--changed runs/a", "runs/a gives the same answers to all 20 questions"),
     "no such other run": ("--changed runs/none", "runs/none: neither a checkpoint nor a run"),
