@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import blocks, read_page
 from runs import ROOT, make_lab, program
 
-PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+PAGE = read_page("extending.md")
 BLOCK = re.compile(
-    r"```python\n# (?P<file>[^\s,]+)(, (?P<side>above|below) (?P<line>[^\n]+))?\n(?P<code>.+?)```",
-    re.DOTALL,
+    r"# (?P<file>[^\s,]+)(, (?P<side>above|below) (?P<line>[^\n]+))?\n(?P<code>.+)", re.DOTALL
 )
 USES = re.findall(r"Use it with `(\S+=\S+)`", PAGE)
 TESTS = re.findall(r"`pytest (\S+) -k (\S+)`", PAGE)
@@ -26,7 +26,8 @@ def extended(folder: Path) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("train.py", "eval.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
-    for block in BLOCK.finditer(PAGE):
+    for block in map(BLOCK.fullmatch, blocks(PAGE)):
+        assert block is not None
         path, code = folder / block["file"], block["code"]
         if block["side"] is None:
             path.parent.mkdir(parents=True)
