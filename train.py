@@ -13,10 +13,11 @@ from mcan import build
 from mcan.config import Config, dump_config, load_config
 from mcan.data.loading import STOP_SIGNALS
 from mcan.data.prepared import Prepared
-from mcan.engine.checkpoint import Checkpoint, Position
+from mcan.engine.checkpoint import Checkpoint, Position, open_checkpoint
 from mcan.engine.processes import Processes, StopRequest, on_signals, processes
 from mcan.engine.run_folder import RunFolder, check_resumable, checkpoint_to_resume
 from mcan.engine.trainer import Trainer, finished
+from mcan.engine.transfer import freeze, inherit, transfer
 from mcan.errors import command
 
 
@@ -103,10 +104,17 @@ def train(
     vectors = coverage = None
     if checkpoint is None:
         vectors, coverage = build.word_vectors(config, prepared.vocabulary)
-    model = build.build_model(config.model, sizes, vectors).to(job.device)
+    model = build.build_model(config.model, sizes, vectors)
     metadata = build.run_metadata(config, prepared, dataset, sizes)
     if checkpoint is not None:
         check_resumable(checkpoint, metadata, run.path)
+        inherit(metadata, checkpoint, resumed=True)
+    elif start := config.train.init_from:
+        source = open_checkpoint(Path(start.checkpoint))
+        job.print_once(transfer(source, model, prepared.vocabulary, start.partial))
+        inherit(metadata, source, resumed=False)
+    freeze(model, config.train.freeze)
+    model.to(job.device)
 
     enter = build.entry(config, job.device, config.train.precision, lengths)
     trainer = Trainer(config, model, dataset, metadata, run, job, enter, evaluate, checkpoint)

@@ -251,7 +251,7 @@ class Model:
             return _features(*image)
         picture = open_picture(image)
         if self.config.model.image.input == "pixels":
-            height, width = self._pixel_size
+            height, width = self.pixel_size
             pixels = resize_image(picture, (width, height))
             return ImageRows(0, pixels[None], size=picture.size), None
         return self._extract(picture), None
@@ -261,7 +261,7 @@ class Model:
         return open_stores(self.config, Processes(self.device))
 
     @cached_property
-    def _pixel_size(self) -> tuple[int, int]:
+    def pixel_size(self) -> tuple[int, int]:
         """Height and width of the images that the network was trained on."""
         shape = self.checkpoint.trained_on[0].get("image_shape") or self._stores[0][0].rows.shape
         height, width = shape[-2:]

@@ -229,14 +229,15 @@ def count_trained_on(checkpoint: Checkpoint, prepared: Prepared, split: Split) -
     `data.limit`, those within it) if `split` is the same file or has the same questions. The names
     decide only for an imported checkpoint, which does not know its questions.
     """
-    if checkpoint.question_keys is not None:
-        return _count_keys(split, checkpoint.question_keys.numpy())
     here, name = {split.digest, split.questions_digest}, (prepared.dataset, split.name)
     counts = [0]
+    if checkpoint.question_keys is not None:
+        counts.append(_count_keys(split, checkpoint.question_keys.numpy()))
     for trained in checkpoint.trained_on:
-        if {trained["content"], trained["digest"]} & here:
+        digest = trained.get("digest")
+        if {trained["content"], digest} & here:
             counts.append(min(trained["questions"], len(split)))
-        elif not trained["digest"] and (trained["dataset"], trained["split"]) == name:
+        elif digest == "" and (trained["dataset"], trained["split"]) == name:
             counts.append(len(split))
     return max(counts)
 

@@ -25,7 +25,14 @@ SCHEMA_VERSION = 2
 """Raised if a default changes, so that the identity of a run that relies on it changes too."""
 
 
-ADDED_KEYS = {"data.limit": None, "train.max_steps": None, "evaluation.best_by": "overall"}
+ADDED_KEYS = {
+    "data.limit": None,
+    "train.max_steps": None,
+    "train.init_from": None,
+    "train.freeze": (),
+    "optimizer.groups": (),
+    "evaluation.best_by": "overall",
+}
 """Keys younger than this version: at these values they leave the identity of a run as it was."""
 
 
@@ -156,6 +163,15 @@ class ModelConfig(Section):
             yield "{hidden_size} is odd, but {question.encoder} needs it even"
 
 
+class GroupConfig(Section):
+    """Parameters with a learning rate of their own."""
+
+    match: str
+    """Pattern of parameter names, such as classifier*; the first group that matches counts."""
+    lr: PositiveFloat
+    """Base learning rate of these parameters; the schedule multiplies it too."""
+
+
 class OptimizerConfig(Section):
     """Parameter updates."""
 
@@ -169,6 +185,18 @@ class OptimizerConfig(Section):
     """Added to the root of the second moment."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     """L2 penalty (adam) or decoupled decay (adamw); biases and norms are left out."""
+    groups: tuple[GroupConfig, ...] = ()
+    """Learning rates of parts of the network: a list of `match` and `lr`."""
+
+
+class InitFromConfig(Section):
+    """Another run's weights as the start of this one."""
+
+    checkpoint: str
+    """Run folder, .pt file or exported folder; words and answers are matched by their text."""
+    partial: bool = False
+    """Load what fits by name and shape; else a missing tensor, or one of another shape, is an
+    error."""
 
 
 class TrainConfig(Section):
@@ -185,6 +213,11 @@ class TrainConfig(Section):
     """Micro-batches into which each process divides its part of a batch, to save memory."""
     drop_last: bool = True
     """Leave out the last incomplete batch of an epoch (the reference does)."""
+    init_from: InitFromConfig | None = None
+    """Checkpoint that the weights start from; null starts at random."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of names of parameters that do not learn, such as question_encoder.*; [] lets all
+    learn."""
     loss: Annotated[str, OneOf(LOSSES)] = "bce_sum"
     """Loss on the soft scores of answers."""
     clip_norm: PositiveFloat | None = None

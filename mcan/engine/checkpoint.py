@@ -24,6 +24,8 @@ from mcan.nn.official import map_old_names
 
 FORMAT = 2
 BEST = "best.pt"
+EXPORTED = "model.safetensors"
+"""The weights in a folder of `mcan.engine.exported`."""
 _TRAILER = b"\nsha256 %b\n"
 _TRAILER_BYTES = len(_TRAILER % (64 * b"0"))
 _BLOCK_BYTES = 1 << 20
@@ -48,12 +50,12 @@ class Checkpoint:
 
     `config` the resolved config; `vocabulary` its JSON text and `vocabulary_digest`; `sizes` the
     arguments of `ModelSizes`; `trained_on` gives for each training split its dataset, split,
-    questions, content (its digest), stores {path: digest}, made_by {path: text} and image_shape,
-    (D,) of features or (3, H, W) of pixels; `question_keys` (Q,) int64, sorted, of all questions
-    trained on, which older checkpoints lack; `model` and `optimizer` state dictionaries;
-    `loss_since_last_log` [sum, questions] of each process; `best` the best evaluation so far
-    {score, step}; `metrics_bytes` the length of metrics.jsonl; `source` the file that it was read
-    from, which is not written.
+    questions, content (its digest), stores {path: digest}, made_by {path: text}, image_shape, (D,)
+    of features or (3, H, W) of pixels, and `before` if it was an earlier run, whose weights were
+    the start; `question_keys` (Q,) int64, sorted, of all questions trained on, which older
+    checkpoints lack; `model` and `optimizer` state dictionaries; `loss_since_last_log` [sum,
+    questions] of each process; `best` the best evaluation so far {score, step}; `metrics_bytes` the
+    length of metrics.jsonl; `source` the file that it was read from, which is not written.
     """
 
     config: dict[str, Any]
@@ -179,10 +181,14 @@ def newest_intact(folder: Path) -> tuple[Checkpoint | None, dict[Path, DamagedCh
 
 
 def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Checkpoint:
-    """Load the file `target`, or the `last` or `best` checkpoint of the run folder `target`.
+    """Load the file `target`, an exported folder, or the `last` or `best` checkpoint of a run folder.
 
     The error for a damaged one names an intact one.
     """
+    if (target / EXPORTED).is_file():
+        from mcan.engine.exported import read_exported  # which imports this module
+
+        return read_exported(target)
     folder = target / "checkpoints"
     path = folder / BEST if which == "best" else last_checkpoint(folder)
     path = target if target.is_file() else path

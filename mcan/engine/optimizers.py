@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
+
+from mcan.errors import ConfigError
 
 
 def adam(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
@@ -22,16 +26,35 @@ OPTIMIZERS = {"adam": adam, "adamw": adamw}
 
 
 def build_optimizer(
-    model: nn.Module, name: str, weight_decay: float, **options: Any
+    model: nn.Module,
+    name: str,
+    weight_decay: float,
+    groups: Sequence[Mapping[str, Any]] = (),
+    **options: Any,
 ) -> torch.optim.Optimizer:
     """The optimiser `name` over the parameters that learn.
 
-    `options` are `lr`, `betas` and `eps`. Weight decay leaves out one-dimensional parameters:
-    biases and the weights of normalisation layers.
+    `options` are `lr`, `betas` and `eps`; each of `groups` gives the parameters whose names match
+    its `match` another `lr`. Weight decay leaves out one-dimensional parameters: biases and the
+    weights of normalisation layers. Raises `ConfigError` for a group without parameters.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return OPTIMIZERS[name](groups, **options)
+    parts: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matching = (n for n, g in enumerate(groups) if fnmatchcase(parameter_name, g["match"]))
+            part = next(matching, len(groups)), parameter.ndim < 2
+            parts.setdefault(part, []).append(parameter)
+    for number, group in enumerate(groups):
+        if not any(part == number for part, _ in parts):
+            raise ConfigError(
+                f"optimizer.groups: no parameter that learns is left for {group['match']!r}"
+            )
+    rates = [*({"lr": group["lr"]} for group in groups), {}]
+    return OPTIMIZERS[name](
+        [
+            {"params": parts[part], "weight_decay": 0.0 if part[1] else weight_decay}
+            | rates[part[0]]
+            for part in sorted(parts)
+        ],
+        **options,
+    )

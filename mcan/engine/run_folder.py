@@ -164,7 +164,11 @@ def check_resumable(checkpoint: Checkpoint, now: Checkpoint, where: Path) -> Non
         )
     # The stores without their paths: they may have moved.
     data, earlier = (
-        [(split["content"], *split["stores"].values()) for split in described.trained_on]
+        [
+            (split["content"], *split["stores"].values())
+            for split in described.trained_on
+            if not split.get("before")
+        ]
         for described in (now, checkpoint)
     )
     same_vocabulary = now.vocabulary_digest == checkpoint.vocabulary_digest

@@ -89,7 +89,7 @@ class Coordinates(nn.Module):
         options: Any = {"dtype": maps.dtype, "device": maps.device}
         axes = [torch.linspace(-1, 1, size, **options) for size in maps.shape[2:]]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (2, H, W)
-        return torch.cat([maps, grid.expand(len(maps), -1, -1, -1)], 1)
+        return torch.cat([maps, grid.expand(maps.shape[0], -1, -1, -1)], 1)
 
 
 class ConvStem(nn.Module):
@@ -156,7 +156,7 @@ class ImageEncoder(nn.Module):
         if self.stem is not None:
             maps, cells = self.stem(image.pixels)
             features, rows = rows.equal(maps)
-            cells = cells.expand(len(maps), -1, -1).reshape(*features.shape[:-1], 2)
+            cells = cells.expand(maps.shape[0], -1, -1).reshape(*features.shape[:-1], 2)
         if self.box is not None:
             x1, y1, x2, y2 = image.boxes.unbind(-1)  # type: ignore[union-attr]
             numbers = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)], -1)

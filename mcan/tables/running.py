@@ -63,6 +63,7 @@ class DataCache:
         self._split = cache(lambda folder, name: self.prepared(folder).digest(name))
         self._store = cache(lambda path: open_store(path).digest)
         self._file = cache(sha256_of)
+        self._start = cache(lambda path: sha256_of(open_checkpoint(Path(path)).source or Path()))
 
     def inputs(self, run: PlannedRun) -> dict[str, Callable[[], str]]:
         """What the run reads, and for each of these a function that returns its digest."""
@@ -73,6 +74,8 @@ class DataCache:
             reads[name] = partial(self._split, config.prepared, split)
         for path in (*config.images, *config.grid):
             reads[f"the image store {path}"] = partial(self._store, path)
+        if (start := run.config.train.init_from) is not None:
+            reads[f"the checkpoint {start.checkpoint}"] = partial(self._start, start.checkpoint)
         if vectors is not None:
             reads[f"the word vectors {vectors.path}"] = partial(self._file, Path(vectors.path))
         return reads

@@ -1,0 +1,77 @@
+"""A model as a folder that others can read: safetensors, YAML and JSON, without Python objects.
+
+`model.safetensors` holds the weights and, in its header, what else a checkpoint says;
+`config.yaml` and `vocabulary.json` are those of a run and of a prepared folder.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mcan.config import config_from_dict, dump_config, load_config
+from mcan.engine.checkpoint import EXPORTED, Checkpoint
+from mcan.errors import RunError
+from mcan.files import save_text, write_atomically
+
+CONFIG, VOCABULARY = "config.yaml", "vocabulary.json"
+_NOT_IN_HEADER = {"config", "vocabulary", "model", "optimizer", "question_keys", "source"}
+_KEYS = "mcan.question_keys"
+
+
+def write_exported(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the three files of a checkpoint into `folder`, the weights last."""
+    safetensors = _safetensors()
+    header = {
+        each.name: getattr(checkpoint, each.name)
+        for each in fields(Checkpoint)
+        if each.name not in _NOT_IN_HEADER
+    }
+    config = config_from_dict(checkpoint.config, str(checkpoint.source))
+    save_text(folder / CONFIG, dump_config(config))
+    save_text(folder / VOCABULARY, checkpoint.vocabulary)
+    # Tensors that share memory must be separate, and every tensor contiguous.
+    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.model.items()}
+    if checkpoint.question_keys is not None:
+        tensors[_KEYS] = checkpoint.question_keys
+    content = safetensors.torch.save(tensors, {"format": "pt", "mcan": json.dumps(header)})
+    write_atomically(folder / EXPORTED, lambda file: file.write(content))
+
+
+def read_exported(folder: Path) -> Checkpoint:
+    """The checkpoint of an exported folder, to evaluate or to start another run from.
+
+    Raises `RunError` if it is not as `write_exported` wrote it.
+    """
+    safetensors, path = _safetensors(), folder / EXPORTED
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {})["mcan"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path}: not written by scripts/export.py, or damaged ({error})") from error
+    vocabulary = folder / VOCABULARY
+    if not vocabulary.is_file():
+        raise RunError(f"{vocabulary}: no such file; export the run again")
+    known = {each.name for each in fields(Checkpoint)} - _NOT_IN_HEADER
+    return Checkpoint(
+        **{name: value for name, value in header.items() if name in known},
+        config=load_config(folder / CONFIG).model_dump(mode="json"),
+        vocabulary=vocabulary.read_text(encoding="utf-8"),
+        question_keys=tensors.pop(_KEYS, None),
+        model=tensors,
+        source=path,
+    )
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise RunError(
+            "exported models need safetensors: pip install -e '.[safetensors]'"
+        ) from error
+    return safetensors

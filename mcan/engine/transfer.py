@@ -1,0 +1,106 @@
+"""Start a network from the weights of another run; freeze parts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from mcan.engine.checkpoint import Checkpoint
+from mcan.errors import ConfigError, RunError, shorten
+from mcan.text.vocabulary import Vocabulary
+
+_ROWS = {
+    "question_encoder.embedding.weight": "words",
+    "classifier.weight": "answers",
+    "classifier.bias": "answers",
+}
+"""Parameters with a row per word or answer, which are matched by their text."""
+
+
+def transfer(
+    source: Checkpoint, model: nn.Module, vocabulary: Vocabulary, partial: bool = False
+) -> str:
+    """Load the weights of `source` into `model` by name, and return a report.
+
+    Rows of the word embedding and of the classifier go where the same word or answer is now; new
+    ones keep their initial values. With `partial`, tensors that are missing or of another shape
+    keep theirs too; else they are a `RunError`.
+    """
+    entries = {
+        of: (_entries(before, of), _entries(vocabulary, of))
+        for before in [Vocabulary.from_json(source.vocabulary, str(source.source))]
+        for of in ("words", "answers")
+    }
+    carried: dict[str, str] = {}
+    new: list[str] = []
+    state = model.state_dict()
+    for name, value in state.items():
+        given = source.model.get(name)
+        if given is None or given.shape[1:] != value.shape[1:]:
+            new.append(name)
+        elif of := _ROWS.get(name):
+            before, now = entries[of]
+            carried[of] = _copy_rows(given, before, value, now)
+        elif given.shape == value.shape:
+            value.copy_(given)
+        else:
+            new.append(name)
+    if new and not partial:
+        raise RunError(
+            f"{source.source}: has no {shorten(new, 4)} of the shape that the config asks for; "
+            "with train.init_from.partial=true, what fits is loaded"
+        )
+    left = sorted(source.model.keys() - (state.keys() - new))
+    report = [f"{len(state) - len(new)} of {len(state)} tensors", *map(" ".join, carried.items())]
+    report += [f"new: {shorten(new)}"] if new else []
+    report += [f"left out: {shorten(left)}"] if left else []
+    return f"started from {source.source}: {'; '.join(report)}"
+
+
+def _entries(vocabulary: Vocabulary, of: str) -> tuple[str, ...]:
+    return vocabulary.tokens if of == "words" else vocabulary.answers
+
+
+def _copy_rows(given: Tensor, before: Sequence[str], value: Tensor, now: Sequence[str]) -> str:
+    """Copy the rows of entries that are in both, and say how many these are."""
+    places = {entry: place for place, entry in enumerate(before)}
+    common = [(place, places[entry]) for place, entry in enumerate(now) if entry in places]
+    to, source = torch.tensor(common, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    value[to.to(value.device)] = given[source].to(value)
+    return f"{len(common):,} of {len(now):,} carried over"
+
+
+def inherit(metadata: Checkpoint, source: Checkpoint, resumed: bool) -> None:
+    """Add to `metadata` what the weights were trained on before this run.
+
+    `source` is what the run starts from, or its own checkpoint if it is `resumed`.
+    """
+    metadata.trained_on += [
+        split | {"before": True}
+        for split in source.trained_on
+        if split.get("before") or not resumed
+    ]
+    if source.question_keys is not None and metadata.question_keys is not None:
+        metadata.question_keys = torch.cat([metadata.question_keys, source.question_keys]).unique()
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Stop learning of the parameters whose names match (`*` matches anything, dots included).
+
+    Raises `ConfigError` for a pattern that matches none, or if nothing learns any more.
+    """
+    for pattern in patterns:
+        matching = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
+        if not matching:
+            raise ConfigError(f"train.freeze: no parameter matches {pattern!r}; {_names(model)}")
+        for parameter in matching:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("train.freeze: no parameter is left to learn")
+
+
+def _names(model: nn.Module) -> str:
+    return f"there is {shorten((name for name, _ in model.named_parameters()), 6)}"
