@@ -345,7 +345,8 @@ def _locate(location: Keys, section: type[Section]) -> tuple[Keys, type[Section]
 def _nearest(keys: Keys, holder: type[Section], section: type[Section]) -> str:
     """The section of an unknown key, and the nearest key there, else elsewhere, else all keys."""
     own, above, key = list(holder.model_fields), keys[:-1], str(keys[-1])
-    others = {path[-1]: dotted(path) for path, _ in walk(section) if path[:-1] != above}
+    deep_first = sorted((path for path, _ in walk(section)), key=len, reverse=True)
+    others = {path[-1]: dotted(path) for path in deep_first if path[:-1] != above}
     near = get_close_matches(key, own, 1)
     near = near or [others[n] for n in get_close_matches(key, others, 1, cutoff=0.8)]
     title = (section.model_config.get("title") or section.__name__).lower()

@@ -181,7 +181,8 @@ def newest_intact(folder: Path) -> tuple[Checkpoint | None, dict[Path, DamagedCh
 
 
 def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Checkpoint:
-    """Load the file `target`, an exported folder, or the `last` or `best` checkpoint of a run folder.
+    """Load the file `target`, the `last` or `best` checkpoint of a run folder, or an exported
+    folder.
 
     The error for a damaged one names an intact one.
     """

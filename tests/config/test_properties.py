@@ -16,7 +16,8 @@ from mcan.config.yaml_files import Place, merge, parse, to_yaml
 PLACE = Place("x.yaml")
 
 keys = st.sampled_from("abc")
-scalars = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
+texts = st.text().filter(lambda text: not text.startswith("~/"))  # else the home folder is read
+scalars = st.none() | st.booleans() | st.integers() | texts | st.floats(allow_nan=False)
 leaves = scalars | st.lists(scalars, max_size=3)
 below = st.recursive(leaves, lambda b: st.dictionaries(keys, b, min_size=1), max_leaves=8)
 trees = st.dictionaries(keys, below)
@@ -47,7 +48,7 @@ def test_merging_keeps_what_is_above_and_what_it_does_not_touch(base, over):
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.text(), below))
+@given(st.dictionaries(texts, below))
 def test_written_yaml_is_read_back_equal(tree):
     assert stated(tree) == tree
 

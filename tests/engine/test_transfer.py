@@ -119,7 +119,7 @@ def test_what_it_was_trained_on_before_is_known(source, target):
         "elsewhere",
     )
     assert result.status == 0, result.err
-    assert "trained on 44 of these questions" in result.err
+    assert "trained on 44 of these 44 questions" in result.err
 
 
 def test_frozen_parameters(source, target):
