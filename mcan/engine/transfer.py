@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,7 +85,8 @@ def inherit(metadata: Checkpoint, source: Checkpoint, resumed: bool) -> None:
         if split.get("before") or not resumed
     ]
     if source.question_keys is not None and metadata.question_keys is not None:
-        metadata.question_keys = torch.cat([metadata.question_keys, source.question_keys]).unique()
+        keys = np.union1d(metadata.question_keys.numpy(), source.question_keys.numpy())
+        metadata.question_keys = torch.from_numpy(keys)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
