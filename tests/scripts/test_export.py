@@ -7,7 +7,7 @@ import builtins
 import pytest
 import torch
 import yaml
-from runs import Lab, make_lab
+from runs import FORK, Lab, make_lab
 
 import mcan
 from mcan.errors import RunError
@@ -70,13 +70,7 @@ def test_model_card(lab):
     assert f"| val | {accuracy['n']} | {accuracy['overall']:.2f} |" in body
 
 
-@pytest.mark.parametrize("kind", ["regions", "pixels"])
-def test_program(labs, monkeypatch, kind):
-    lab = labs[kind]
-    monkeypatch.chdir(lab.folder)
-    arguments = ["runs/a", "--program", "net.pt2", "--max-words", "7", "--max-regions", "9"]
-    result = lab.execute("scripts/export", arguments)
-    assert result.status == 0, result.err
+def compare_program(lab, kind):
     program = torch.export.load(lab.folder / "net.pt2").module()
     model = mcan.load("runs/a")
     dataset = model.split()
@@ -101,6 +95,20 @@ def test_program(labs, monkeypatch, kind):
         found = program(tokens, word_mask, *inputs)
         expected = model.observe(dataset, rows).logits
         torch.testing.assert_close(found.detach(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["regions", "pixels"])
+def test_program(labs, monkeypatch, kind):
+    lab = labs[kind]
+    monkeypatch.chdir(lab.folder)
+    arguments = ["runs/a", "--program", "net.pt2", "--max-words", "7", "--max-regions", "9"]
+    result = lab.execute("scripts/export", arguments)
+    assert result.status == 0, result.err
+    # A process that has loaded a program cannot fork trainings any more.
+    process = FORK.Process(target=compare_program, args=(lab, kind))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(
