@@ -38,7 +38,7 @@ def test_the_session_of_the_interface_runs(
     for block in blocks(page):
         exec(block, session)
     assert len(session["found"]) == 1080
-    assert session["weights"].shape[:2] == (10, 2 * 2)
+    assert session["weights"].shape == (10, 16)
     assert session["keys"][0].shape == (5, 8)
     assert session["heat"].shape == (256, 256)
     assert "zeppelin" in capsys.readouterr().out
