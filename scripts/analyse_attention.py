@@ -126,7 +126,7 @@ def read_targets(path: Path, model: Model, dataset: VQADataset) -> Targets:
     if unknown := [question for question in given if question not in known]:
         raise DataError(f"{path}: {name_ids(unknown)} not in {split.path}")
     of_questions = [given.get(str(question), {}) for question in dataset.question_ids()]
-    names = dict.fromkeys(name for of_question in given.values() for name in of_question)
+    names = dict.fromkeys(name for sets in of_questions for name, rows in sets.items() if rows)
     return {name: [rows.get(name, []) for rows in of_questions] for name in names}
 
 
@@ -301,7 +301,8 @@ def figures(result: Mapping[str, Any]) -> dict[str, Figure]:
             known = [value for value in of_heads if value is not None]
             for x, fill in ((known, "none"), ([_mean(known)], "full")):
                 places = [names.index(name)] * len(x)
-                axis.plot(x, places, fillstyle=fill, linestyle="none", **line_style(0))
+                style = {**line_style(0), "linestyle": "none", "clip_on": False, "zorder": 3}
+                axis.plot(x, places, fillstyle=fill, **style)
         axis.axvline(even, color="black", linestyle="--", linewidth=1)
         axis.set(title=title, xlabel=unit, xlim=(0, None), ylim=(len(names) - 0.5, -0.5))
     axes[0, 0].set_yticks(range(len(names)), names)
@@ -314,14 +315,15 @@ def figures(result: Mapping[str, Any]) -> dict[str, Figure]:
         for axis, ranking in zip(row, rankings, strict=True):
             axis.set(title=ranking, xlabel=_TITLES[modality])
             axis.xaxis.get_major_locator().set_params(integer=True)
-            for number, order in enumerate(("most", "random", "least")):
-                for each in erased["orders"]:
-                    if each["first"] == order and each["ranking"] in (ranking, "random"):
-                        style = {**line_style(number), "markersize": 4, "label": order}
-                        axis.plot(erased["steps"], each["curves"]["all questions"], **style)
+            axis.set_visible(any(order["ranking"] == ranking for order in erased["orders"]))
+            for number, first in enumerate(("most", "random", "least")):
+                for order in erased["orders"]:
+                    if order["first"] == first and order["ranking"] in (ranking, "random"):
+                        style = {**line_style(number), "markersize": 4, "label": f"{first} first"}
+                        axis.plot(erased["steps"], order["curves"]["all questions"], **style)
         row[0].set_ylabel("accuracy (%)")
     handles = axes[0, 1].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, title="attended: erased first")
+    figure.legend(*handles, loc="outside lower center", ncols=3)
     return found | {"erasure.png": figure}
 
 

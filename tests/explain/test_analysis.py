@@ -256,8 +256,9 @@ def test_the_command_writes_all_numbers(lab: Lab) -> None:
     page = (folder / "analysis.md").read_text()
     assert result["command"] in page
     assert "Share of the attention on: a|b" in page
-    # The same questions, if they are the first ones, and no targets.
-    arguments = "runs/run", "--split=val", "--limit=3", "--output=few", "seed=1"
+    # Of the first questions alone, none has a target.
+    (lab.folder / "later.json").write_text(json.dumps({50: {"d": [0]}, 44: {"e": []}}))
+    arguments = "runs/run", "--split=val", "--limit=3", "--output=few", "--targets=later.json"
     assert analyse(lab, *arguments).status == 0
     few = json.loads((lab.folder / "few" / "analysis.json").read_text())
     assert (few["questions"], few["targets"], few["mass"]) == (3, {}, {})
