@@ -167,7 +167,7 @@ def analyse(model: Model, dataset: VQADataset, targets: Targets) -> dict[str, An
             name: {"questions": int((~np.isnan(share)).sum()), "even": _means(100 * share)}
             for name, share in zip(targets, seen.uniform.T, strict=True)
         },
-        "mass": {name: _mass(mass, targets) for name, mass in seen.mass.items() if targets},
+        "mass": {name: _mass(mass, targets, groups) for name, mass in seen.mass.items() if targets},
         "erasure": {name: _curves(*one, groups) for name, one in erased.items()},
     }
 
@@ -180,10 +180,19 @@ def _means(values: Array) -> Any:
     return means.tolist()
 
 
-def _mass(mass: Array, targets: Targets) -> dict[str, dict[str, list[float]]]:
-    """Source -> target -> percentage per head, of masses (Q, h, F, S)."""
+def _mass(mass: Array, targets: Targets, groups: Mapping[str, Array]) -> dict[str, Any]:
+    """Source -> target -> percentage per head, and of groups of questions the mean over heads."""
+    shares = 100 * mass  # (Q, h, F, S)
     return {
-        source: {name: _means(100 * mass[:, :, f, s]) for s, name in enumerate(targets)}
+        source: {
+            target: {
+                "heads": _means(shares[:, :, f, s]),
+                "groups": {
+                    name: _means(shares[rows, :, f, s].mean(1)) for name, rows in groups.items()
+                },
+            }
+            for s, target in enumerate(targets)
+        }
         for f, source in zip(range(mass.shape[2]), (ANY, *targets), strict=False)
     }
 
@@ -225,21 +234,22 @@ def report(result: Mapping[str, Any]) -> str:
             ],
         ),
     ]
+    groups = [name for name in result["groups"] if not name.startswith("question type ")]
     for name, target in result["targets"].items():
-        rows = [
-            [attention, source, _show(_mean(shares[name])), *map(_show, shares[name])]
-            for attention, sources in result["mass"].items()
-            for source, shares in sources.items()
-            if _mean(shares[name]) is not None
-        ]
+        rows = []
+        for attention, sources in result["mass"].items():
+            for source, shares in sources.items():
+                values = [shares[name]["groups"][group] for group in groups] + shares[name]["heads"]
+                if values[0] is not None:
+                    rows.append([attention, source, *map(_show, values)])
         parts += [
             f"## Share of the attention on: {name}",
-            f"In percent; {target['questions']:,} questions have this target. Even weights: "
+            "In percent: mean over heads by group of questions, and by head; "
+            f"{target['questions']:,} questions have this target. Even weights: "
             f"{_show(target['even'])}.",
-            _table(["attention", "from", "mean", *head_names], rows),
+            _table(["attention", "from", *groups, *head_names], rows),
         ]
     for modality, erased in result["erasure"].items():
-        groups = [name for name in result["groups"] if not name.startswith("question type ")]
         areas, curves = [], []
         for order in erased["orders"]:
             name = [order["ranking"], order["first"]]
@@ -293,7 +303,7 @@ def figures(result: Mapping[str, Any]) -> dict[str, Figure]:
         ("entropy", "relative to even", 1, {name: entropy[name]["relative"] for name in entropy})
     ]
     for target, about in targets.items():
-        shares = {name: mass[name][ANY][target] for name in mass}
+        shares = {name: mass[name][ANY][target]["heads"] for name in mass}
         columns.append((target, "share (%)", about["even"], shares))
     figure, axes = panels(1.2 + 0.28 * len(names), ncols=len(columns), sharey=True)
     for axis, (title, unit, even, values) in zip(axes[0], columns, strict=True):

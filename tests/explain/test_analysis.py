@@ -252,7 +252,12 @@ def test_the_command_writes_all_numbers(lab: Lab) -> None:
     assert result["entropy"].keys() > {"question.0.SA", "image.0.SA", "image.0.GA"}
     assert result["targets"].keys() == {"a|b", "c"}
     assert result["targets"]["c"]["questions"] == 1
-    assert result["mass"]["image.0.SA"]["a|b"]["c"] == [None, None]  # never of one question
+    assert result["mass"]["image.0.SA"]["a|b"]["c"]["heads"] == [
+        None,
+        None,
+    ]  # never of one question
+    share = result["mass"]["image.reduction"]["any row"]["a|b"]  # of one question
+    assert share["groups"]["all questions"] == pytest.approx(share["heads"][0])
     page = (folder / "analysis.md").read_text()
     assert result["command"] in page
     assert "Share of the attention on: a|b" in page
