@@ -13,7 +13,7 @@ from typing import Any
 
 import mcan
 from mcan.api import open_picture
-from mcan.console import message, positive, printable
+from mcan.console import DefaultsInHelp, message, positive, printable
 from mcan.errors import RunError, UserError, command
 from mcan.explain.explanation import SUFFIXES, Answers, check_suffix
 from mcan.files import refuse_existing
@@ -30,19 +30,20 @@ def parse() -> argparse.Namespace:
         "standard input, one a line, until it ends (Ctrl-D in a terminal).",
         epilog="A network on region features takes a picture only if the program that extracted "
         "them is known and its weights are on this machine; it always takes an id of its stores.",
+        formatter_class=DefaultsInHelp,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder or .pt file")
     parser.add_argument("image", metavar="IMAGE", help="picture, or image id of the model's stores")
     described = "in quotes; key=value changes a key of the stored config, such as data.images=[...]"
     parser.add_argument("rest", metavar="QUESTION | key=value", nargs="*", help=described)
-    parser.add_argument("--top", type=positive, default=5, metavar="N", help="answers (default: 5)")
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="answers")
     parser.add_argument(
         "--checkpoint",
         choices=("last", "best"),
         default="last",
-        help="which checkpoint of a run (default: last)",
+        help="which checkpoint of a run",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     meaning = "weights of the feature extractor (default: those of torchvision)"
     parser.add_argument("--weights", type=Path, metavar="FILE", help=meaning)
     parser.add_argument(

@@ -17,7 +17,7 @@ from PIL import Image
 
 import mcan
 from mcan.api import Model
-from mcan.console import message, positive, printable
+from mcan.console import DefaultsInHelp, message, positive, printable
 from mcan.drawing import drawing
 from mcan.errors import DataError, RunError, UserError, command
 from mcan.explain.explanation import Explanation
@@ -45,17 +45,18 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="A page on this machine: choose or upload a picture, type a question, and see "
         "the answers and what the network attended to. Needs `pip install -e '.[demo]'`.",
+        formatter_class=DefaultsInHelp,
     )
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="run folder or .pt file")
     add("overrides", metavar="key=value", nargs="*", help="changes a key of the stored config")
     described = f"offer the pictures below this folder (the first {_CHOICES}) to choose from"
     add("--images", type=Path, metavar="FOLDER", help=described)
-    described = "address to listen on (default: 127.0.0.1, this machine only; 0.0.0.0: all)"
+    described = "address to listen on; 127.0.0.1 is this machine only, 0.0.0.0 the network too"
     add("--host", default="127.0.0.1", help=described)
     add("--port", type=positive, help="default: the first free one from 7860")
-    add("--checkpoint", choices=("last", "best"), default="last", help="default: last")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add("--checkpoint", choices=("last", "best"), default="last", help="which checkpoint of a run")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     described = "weights of the feature extractor (default: those of torchvision)"
     add("--weights", type=Path, metavar="FILE", help=described)
     return parser.parse_intermixed_args()
