@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import islice
@@ -64,6 +65,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    check_address(args.host, args.port or 0)
     found = {} if args.images is None else list_images(args.images.resolve(), "path")
     if len(found) > _CHOICES:
         message(f"{args.images}: the first {_CHOICES} of {len(found):,} pictures are offered")
@@ -104,6 +106,19 @@ def main() -> None:
             message("closed")
         finally:
             page.close(verbose=False)
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise `RunError` if nobody can listen there, for which gradio would try 100 ports."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address[0], port))  # `getaddrinfo` wraps ports above 65535
+    except (OSError, UnicodeError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        where = f"{host}, port {port}" if port else host
+        raise RunError(f"cannot listen on {where}: {reason}") from error
 
 
 def build_page(model: Model, pictures: Sequence[str], title: str) -> Any:

@@ -68,22 +68,21 @@ def draw_explanation(seen: Explanation, name: str = "reduction", head: int | Non
     right = _WIDTH - width - _GAP - 2 * _MARGIN
     with drawing():
         text = _set_words(seen.labels, _WIDTH - 2 * _MARGIN, 12, numbers=words is not None)
-        size = _shape_of(seen, width, width)
+        unit = name not in seen.methods and name not in REDUCTIONS
+        size = _shape_of(seen, width, width * (2 if unit and seen.boxes is None else 1))
         top = 0.55 + text.height
-        beside = 0.3 * len(seen.answers[:_MOST_ANSWERS]) + _LINE * (len(_notes(seen, right)) + 1)
-        sheet = _Sheet(top + max(size[1], beside) + 0.45)
+        sheet = _Sheet(top + max(size[1], _answers_height(seen, right, _MOST_ANSWERS)) + 0.45)
         sheet.text(_MARGIN, 0.15, _title(seen, name, head), 11, weight="bold")
         sheet.words(_MARGIN, 0.48, text, words)
         if seen.boxes is not None:
             best = _best(rows)
             labels = [_shares(rows)[number] for number in best]
             sheet.picture(_MARGIN + (width - size[0]) / 2, top, size, seen, rows, best, labels)
-        elif name in seen.methods or name in REDUCTIONS:
+        elif not unit:
             if rows is not None:
                 sheet.matrix(_MARGIN, top, size, seen, rows[None], ("", "image"))
         else:
-            sides = (name.partition(".")[0], "question" if seen.on_words(name) else "image")
-            sheet.matrix(_MARGIN, top, size, seen, seen.attention(name, head), sides)
+            sheet.matrix(_MARGIN, top, size, seen, seen.attention(name, head), _sides(seen, name))
         sheet.answers(_MARGIN + width + _GAP, top, right, seen, _MOST_ANSWERS)
         sheet.text(_MARGIN, sheet.height - 0.25, _CAUTION, 7, color=_GREY)
     return sheet.figure
@@ -103,6 +102,8 @@ def draw_figure_7(
     for name in seen.names:
         if name not in REDUCTIONS:
             units.setdefault(_kind(seen, name), {})[int(name.split(".")[1])] = name
+    if not units:
+        raise RunError("the network has no attention units to draw")
     known = sorted({layer for names in units.values() for layer in names})
     if layers is None:
         thirds = (round(len(known) * part / 3) - 1 for part in (1, 2, 3))
@@ -114,17 +115,17 @@ def draw_figure_7(
         words = [_fit(word, 7, _LONGEST) for word in seen.labels]
         space = max(_text_width(word, 7) for word in words) + 0.1
         width = min((_WIDTH - 2 * _MARGIN + 0.15) / len(units), 3.2)
-        side, size = width - space - 0.15, _shape_of(seen, 2.4, 2.4)
-        header = 0.45 + text.height + max(size[1] if seen.boxes is not None else 0, 0.9) + 0.15
+        side = width - space - 0.15
+        size = (-_GAP, 0.0) if seen.boxes is None else _shape_of(seen, 2.4, 2.4)
+        header = 0.6 + text.height + max(size[1], _answers_height(seen, 3.6, 3))
         sheet = _Sheet(header + len(layers) * (side + space + 0.45) + 0.25)
         sheet.text(_MARGIN, 0.15, f"Attention maps of units, {_of_heads(head)}", 11, weight="bold")
         sheet.words(_MARGIN, 0.45, text, None)
-        best = _best(seen.values("image.reduction")[1])
+        best = _best(seen.attention("image.reduction"))
         if seen.boxes is not None:
             labels = [str(number) for number in best]
             sheet.picture(_MARGIN, 0.5 + text.height, size, seen, None, best, labels)
-        left = _MARGIN + (size[0] + _GAP if seen.boxes is not None else 0)
-        sheet.answers(left, 0.5 + text.height, 3.6, seen, 3)
+        sheet.answers(_MARGIN + size[0] + _GAP, 0.5 + text.height, 3.6, seen, 3)
         for row, layer in enumerate(layers):
             for column, (kind, names) in enumerate(units.items()):
                 if layer not in names:
@@ -135,9 +136,8 @@ def draw_figure_7(
                 sheet.text(left + space, top, f"{kind}-{layer + 1}", 10, weight="bold")
                 note = f"{name}, up to {matrix.max():.2f}"
                 sheet.text(left + space + side, top + 0.04, note, 7, color=_GREY, ha="right")
-                sides = (name.partition(".")[0], "question" if seen.on_words(name) else "image")
                 place = left, top + 0.2, (space + side, space + side)
-                sheet.matrix(*place, seen, matrix, sides, best)
+                sheet.matrix(*place, seen, matrix, _sides(seen, name), best)
         sheet.text(_MARGIN, sheet.height - 0.25, _MATRICES, 7, color=_GREY)
     return sheet.figure
 
@@ -168,14 +168,11 @@ def draw_figure_8(examples: Sequence[Explanation]) -> Figure:
         for row, (high, long) in zip(rows, heights, strict=True):
             for column, (seen, text, size) in enumerate(row):
                 left = _MARGIN + column * (width + _GAP)
-                words, regions = (
-                    seen.values("question.reduction")[0],
-                    seen.values("image.reduction")[1],
-                )
-                if seen.boxes is not None:
-                    sheet.picture(left, top, size, seen, regions, (), ())
-                elif regions is not None:
+                words, regions = map(seen.attention, REDUCTIONS)
+                if seen.boxes is None:
                     sheet.matrix(left, top, size, seen, regions[None], ("", "image"))
+                else:
+                    sheet.picture(left, top, size, seen, regions, (), ())
                 sheet.words(left, top + high, text, words)
                 for number, (line, colour) in enumerate(_verdict(seen)):
                     shown, place = _fit(line, 9, width), top + high + long + _LINE * number
@@ -395,9 +392,9 @@ def _size(seen: Explanation) -> tuple[int, int]:
 
 
 def _shape_of(seen: Explanation, width: float, height: float) -> tuple[float, float]:
-    """Width and height of the picture in a space for it; without boxes, those of a matrix."""
+    """Width and height of the picture in a space for it; without boxes, those of one row."""
     if seen.boxes is None:
-        return width, 0.7 * height
+        return width, 0.4 * height
     scale = min(width / _size(seen)[0], height / _size(seen)[1])
     across, down = (max(0.4, scale * length) for length in _size(seen))
     return across, down
@@ -427,6 +424,11 @@ def _kind(seen: Explanation, name: str) -> str:
     modality, _, unit = name.split(".", 2)
     own, other = ("Y", "X") if modality == "question" else ("X", "Y")
     return f"{unit}({own},{other})" if name in seen.guided else f"{unit}({own})"
+
+
+def _sides(seen: Explanation, name: str) -> tuple[str, str]:
+    """What the queries and the keys of a unit are."""
+    return name.partition(".")[0], "question" if seen.on_words(name) else "image"
 
 
 def _title(seen: Explanation, name: str, head: int | None) -> str:
@@ -464,6 +466,11 @@ def _notes(seen: Explanation, width: float) -> list[str]:
         notes.append(f"question {facts.question_id}, image {facts.image_id}")
     lines = [textwrap.wrap(note, int(width / 0.075), max_lines=4) for note in notes]
     return [_fit(line, 9, width) for note in lines for line in note]
+
+
+def _answers_height(seen: Explanation, width: float, most: int) -> float:
+    """Height of what `_Sheet.answers` draws."""
+    return 0.3 * len(seen.answers[:most]) + _LINE * (len(_notes(seen, width)) + 1)
 
 
 def _people(facts: Facts) -> str:
