@@ -373,7 +373,7 @@ def _text_width(text: str, size: float) -> float:
     from matplotlib.textpath import text_to_path
 
     width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)
-    return float(width) / 72
+    return 1.03 * float(width) / 72  # hinting makes texts a little wider
 
 
 def _picture(seen: Explanation) -> Image.Image:
