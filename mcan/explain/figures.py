@@ -359,7 +359,7 @@ def _set_words(words: Sequence[str], width: float, size: float, numbers: bool = 
 
 def _fit(text: str, size: float, width: float) -> str:
     """The text, cut to a width; what cannot be printed is replaced."""
-    shown, width = printable(text, 200), 0.98 * width  # hinting makes drawn text a little wider
+    shown = printable(text, 200)
     if _text_width(shown, size) <= width:
         return shown
     lengths = range(len(shown))
