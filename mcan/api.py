@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mcan.build import (
@@ -223,7 +224,8 @@ class Model:
                 f"{images[0]!r} is no file, and the stores of image ids are not here: {error}"
             ) from error
         known = {i for store in stores[0] for i in array_to_ids(store.image_ids)}
-        ids = [int(i) if i not in known and str(i).isdecimal() else i for i in images]
+        given = [i.item() if isinstance(i, np.generic) else i for i in images]
+        ids = [int(i) if i not in known and _is_number(i) else i for i in given]
         if unknown := [i for i in ids if i not in known]:
             paths = shorten(store.path for store in stores[0])
             raise DataError(f"{unknown[0]!r}: no such file, and no image of that id in {paths}")
@@ -295,7 +297,8 @@ class Model:
         rows, boxes, shape = store.image(index)
         size = None if store.sizes is None else tuple(store.sizes[index].tolist())
         if store.kind == "pixels":
-            picture = Image.fromarray(np.asarray(rows)[0].transpose(1, 2, 0))
+            pixels = rows.cpu() if isinstance(rows, Tensor) else rows
+            picture = Image.fromarray(np.asarray(pixels)[0].transpose(1, 2, 0))
             strides = math.prod(self.config.model.image.stem.strides)
             cells = -(-picture.height // strides), -(-picture.width // strides)
             return {"boxes": cell_boxes(cells), "picture": picture, "size": size or picture.size}
@@ -320,7 +323,8 @@ class Model:
         if path.exists():
             raise RunError(f"{path}: exists; choose another name")
         state = {name: value.cpu() for name, value in self.network.state_dict().items()}
-        if other := sorted(state.keys() ^ self.checkpoint.model.keys()):
+        shapes = ({(n, x.shape) for n, x in of.items()} for of in (state, self.checkpoint.model))
+        if other := sorted({name for name, _ in set.symmetric_difference(*shapes)}):
             raise RunError(
                 f"{path}: not written: the network has other parameters than its config says "
                 f"({shorten(other, 4)}); merge adapters first"
@@ -334,8 +338,10 @@ def open_picture(image: ImageLike) -> Image.Image:
     try:
         if isinstance(image, str | Path):
             return open_rgb(Path(image))
-        return to_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))  # type: ignore[arg-type]
-    except (ValueError, TypeError, AttributeError) as error:
+        if isinstance(image, Image.Image):
+            return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(Image.fromarray(image))  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError, OSError, SyntaxError) as error:
         what = image if isinstance(image, str | Path) else "the picture"
         raise DataError(f"{what}: {error}") from error
 
@@ -349,7 +355,14 @@ def cell_boxes(shape: Sequence[int]) -> NDArray[np.float32]:
 
 
 def _is_id(image: ImageLike) -> bool:
-    return isinstance(image, int) or (isinstance(image, str) and not Path(image).is_file())
+    if isinstance(image, str):
+        with suppress(OSError):  # longer than names of files may be
+            return not Path(image).is_file()
+    return isinstance(image, str | int | np.integer)
+
+
+def _is_number(image: Any) -> bool:
+    return len(text := str(image)) < 20 and text.isdecimal()
 
 
 def _features(

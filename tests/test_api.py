@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +181,35 @@ def test_pictures(on_pixels, tmp_path):
     assert answers[2][0] != answers[0][0]
 
 
+def test_pictures_of_pillow(on_pixels, tmp_path):
+    """An open file gives what its path gives: upright, or an error in one line."""
+    picture, exif = Image.new("RGB", (80, 40), "white"), Image.Exif()
+    picture.paste("black", (0, 0, 30, 20))
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    picture.save(path, exif=exif)
+    assert on_pixels.answer(Image.open(path), "word1") == on_pixels.answer(path, "word1")
+    assert on_pixels.explain(Image.open(path), "word1").size == (40, 80)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="the picture: image file is truncated"):
+        on_pixels.answer(Image.open(cut), "word1")
+
+
+def test_ids_of_numpy(on_regions):
+    assert on_regions.answer(np.int64(1), "word1") == on_regions.answer(1, "word1")
+
+
+def test_answers_in_another_thread(labs, monkeypatch):
+    """As a server asks. Only the main thread may set handlers of signals."""
+    monkeypatch.chdir(labs["regions"].folder)
+    model = mcan.load("runs/a", overrides=["data.workers=1"])
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(model.answer, 1, "word1").result()
+    assert found == model.answer(1, "word1")
+    assert not multiprocessing.active_children()
+
+
 def test_pictures_for_features_of_an_extractor(labs, tmp_path, monkeypatch):
     """Where the checkpoint names the extractor, a picture is extracted as the store's were."""
     monkeypatch.chdir(tmp_path)
@@ -245,6 +276,10 @@ def test_saved_models(lab, tmp_path):
     model.network.adapter = torch.nn.Linear(1, 1)
     with pytest.raises(RunError, match=r"adapter.bias, adapter.weight\); merge adapters first"):
         model.save(tmp_path / "other.pt")
+    del model.network.adapter
+    model.network.classifier = torch.nn.Linear(model.network.classifier.in_features, 2)
+    with pytest.raises(RunError, match=r"config says \(classifier.bias, classifier.weight\)"):
+        model.save(tmp_path / "other.pt")
 
 
 def test_precision_and_mode(on_regions):
@@ -265,6 +300,7 @@ BOXES = np.ones((3, 4))
     ("image", "sentence"),
     [
         ("nope.png", r"'nope.png': no such file, and no image of that id in images.h5"),
+        ("9" * 5000, r"'9+': no such file, and no image of that id in images.h5"),
         (99, r"99: no such file, and no image of that id in images.h5"),
         (Path("nope.png"), r"nope.png: not a readable image"),
         (Path("prepared"), r"prepared: not a readable image"),

@@ -111,25 +111,20 @@ def _shut_down(iterator: Any) -> None:
     torch's way may wait forever for a lock that a killed worker held, and Python, at exit, for a
     worker that hangs.
     """
-    # Otherwise torch's handler takes their end for a failure.
-    sigchld = getattr(signal, "SIGCHLD", None)  # not on Windows
-    watch = signal.signal(sigchld, signal.SIG_DFL) if sigchld else None
-    try:
-        for worker in iterator._workers:
-            worker.kill()
-        for worker in iterator._workers:
-            worker.join(5)
-        if not iterator._shutdown:  # torch has shut down if all batches were read
-            iterator._shutdown = True
-            _remove_worker_pids(id(iterator))
-            if hasattr(iterator, "_pin_memory_thread"):
-                iterator._pin_memory_thread_done_event.set()
-            for queue in iterator._index_queues:
-                queue.cancel_join_thread()
-                queue.close()
-    finally:
-        if sigchld:
-            signal.signal(sigchld, watch or signal.SIG_DFL)
+    complete, iterator._shutdown = iterator._shutdown, True
+    if not complete:  # torch has shut down if all batches were read
+        # Otherwise its handler of SIGCHLD takes their end for a failure.
+        _remove_worker_pids(id(iterator))
+    for worker in iterator._workers:
+        worker.kill()
+    for worker in iterator._workers:
+        worker.join(5)
+    if not complete:
+        if hasattr(iterator, "_pin_memory_thread"):
+            iterator._pin_memory_thread_done_event.set()
+        for queue in iterator._index_queues:
+            queue.cancel_join_thread()
+            queue.close()
 
 
 def _start_worker(_: int) -> None:
