@@ -82,15 +82,25 @@ def train(
         warnings.append("train.compile: compiling takes minutes on a CPU and seldom pays there")
     if config.data.limit is not None:
         counts += f" (data.limit: the first {config.data.limit:,} of each split)"
+    sizes = build.model_sizes(prepared.vocabulary, dataset)
+    metadata = build.run_metadata(config, prepared, dataset, sizes)
+    if checkpoint is not None:
+        check_resumable(checkpoint, metadata, run.path)
+    start = config.train.init_from if checkpoint is None else None
+    source = open_checkpoint(Path(start.checkpoint)) if start else checkpoint
+    if source is not None:  # before evaluations are told what the network has seen
+        inherit(metadata, source, resumed=start is None)
     evaluate, lengths = None, build.padded_lengths(config, dataset)
     if config.data.evaluate is not None:
         held_out = build.open_dataset(config, prepared, [config.data.evaluate], stores)
         lengths = build.padded_lengths(config, dataset, held_out)
         warnings += build.unknown_word_warnings(held_out)
         metric = config.evaluation.metric or prepared.metric
-        if shared := build.count_shared(dataset.splits, held_out.splits[0]):
+        if shared := build.count_trained_on(metadata, prepared, held_out.splits[0]):
+            given = config.train.init_from
+            hold = "data.train and train.init_from hold" if given else "data.train holds"
             warnings.append(
-                f"data.train holds {shared:,} of the {len(held_out):,} questions of "
+                f"{hold} {shared:,} of the {len(held_out):,} questions of "
                 f"data.evaluate ({config.data.evaluate}); the accuracy says nothing about new data"
             )
         evaluate = build.build_evaluator(
@@ -100,19 +110,12 @@ def train(
         job.print_once(f"warning: {warning}")
 
     torch.manual_seed(config.seed)
-    sizes = build.model_sizes(prepared.vocabulary, dataset)
     vectors = coverage = None
     if checkpoint is None:
         vectors, coverage = build.word_vectors(config, prepared.vocabulary)
     model = build.build_model(config.model, sizes, vectors)
-    metadata = build.run_metadata(config, prepared, dataset, sizes)
-    if checkpoint is not None:
-        check_resumable(checkpoint, metadata, run.path)
-        inherit(metadata, checkpoint, resumed=True)
-    elif start := config.train.init_from:
-        source = open_checkpoint(Path(start.checkpoint))
+    if start and source:
         job.print_once(transfer(source, model, prepared.vocabulary, start.partial))
-        inherit(metadata, source, resumed=False)
     freeze(model, config.train.freeze)
     model.to(job.device)
 

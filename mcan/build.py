@@ -200,6 +200,7 @@ def run_metadata(
     """What every checkpoint of a run says about it; the states are still empty."""
     groups = [group for group in (dataset.images, dataset.grid) if group is not None]
     stores = [store for group in groups for store in group.stores]
+    keys = [split.question_keys for split in dataset.splits]
     return Checkpoint(
         config=config.model_dump(mode="json"),
         vocabulary=prepared.vocabulary.to_json(),
@@ -218,7 +219,7 @@ def run_metadata(
             for split in dataset.splits
         ],
         model={},
-        question_keys=torch.from_numpy(_sorted_keys(dataset.splits)),
+        question_keys=torch.from_numpy(np.unique(np.concatenate(keys))),
     )
 
 
@@ -235,7 +236,7 @@ def count_trained_on(checkpoint: Checkpoint, prepared: Prepared, split: Split) -
         counts.append(_count_keys(split, checkpoint.question_keys.numpy()))
     for trained in checkpoint.trained_on:
         digest = trained.get("digest")
-        if {trained["content"], digest} & here:
+        if {trained.get("content"), digest} & here:
             counts.append(min(trained["questions"], len(split)))
         elif digest == "" and (trained["dataset"], trained["split"]) == name:
             counts.append(len(split))
@@ -257,15 +258,6 @@ def unknown_stores(checkpoint: Checkpoint, stores: Iterable[ImageStore]) -> list
         if digests and store.digest not in digests.values()
         if "extractor" not in store.provenance or store.made_by not in made_by.values()
     ]
-
-
-def count_shared(training: Sequence[Split], split: Split) -> int:
-    """How many questions of `split` are in the training splits, about the same image."""
-    return _count_keys(split, _sorted_keys(training))
-
-
-def _sorted_keys(splits: Sequence[Split]) -> Index:
-    return np.sort(np.concatenate([split.question_keys for split in splits]))
 
 
 def _count_keys(split: Split, keys: Index) -> int:

@@ -17,7 +17,6 @@ from mcan.build import (
     answer_probabilities,
     build_model,
     check_fits,
-    count_shared,
     count_trained_on,
     model_sizes,
     open_dataset,
@@ -28,6 +27,7 @@ from mcan.build import (
     word_vectors,
 )
 from mcan.config import Config, load_config
+from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Prepared
 from mcan.data.store import open_store
 from mcan.engine.checkpoint import Checkpoint
@@ -101,8 +101,21 @@ def test_trained_on_means_the_same_images_and_questions(tmp_path):
     assert counts(names, train.first(2).question_keys) == limited
     assert counts(older) == {"mine/train": 4, "mine/again": 4}
     assert counts(imported).keys() == {"mine/train", "yours/train"}
-    shared = {name: count_shared([train, train], split) for name, split in opened.items()}
-    assert shared == {name: count for name, (_, count) in counted.items()}
+
+
+def test_keys_of_questions_are_unique(tmp_path):
+    """As they are after a resume: equal runs have equal checkpoints."""
+    asked = [Example(n, "i", "what is it", ["yes"]) for n in range(2)]
+    vocabulary = Vocabulary(build_tokens(["what is it"]), ("yes",))
+    meta = {"dataset": "custom", "metric": "vqa", "sources": {}}
+    write_prepared(tmp_path, {"train": asked}, vocabulary, **meta)
+    prepared = Prepared.open(tmp_path)
+    config = Config(name="a", data={"prepared": str(tmp_path), "images": ["x.h5"]})
+    group = SimpleNamespace(stores=[], row_shape=(4,))
+    dataset = SimpleNamespace(images=group, grid=None, splits=[prepared.split("train")])
+    made = run_metadata(config, prepared, cast(VQADataset, dataset), ModelSizes(5, 1, 4))
+    assert made.question_keys is not None
+    assert len(made.question_keys) == 1
 
 
 def test_sizes_follow_the_data(lab):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from runs import Lab, make_lab
+from runs import Lab, make_lab, metrics_of
 
 from mcan.engine.checkpoint import last_checkpoint, load_checkpoint
 from mcan.engine.optimizers import build_optimizer
@@ -120,6 +120,16 @@ def test_what_it_was_trained_on_before_is_known(source, target):
     )
     assert result.status == 0, result.err
     assert "trained on 44 of these 44 questions" in result.err
+
+
+def test_evaluations_know_what_the_start_was_trained_on(source):
+    seen = source.train("seen", "data.train=[train, val]", "train.max_steps=1", *STILL[1:])
+    assert "data.train holds 11 of the 11 questions of data.evaluate" in seen.err
+    result = source.train("after", start_from(source, "seen"), "train.max_steps=1")
+    assert result.status == 0, result.err
+    hold = "data.train and train.init_from hold"
+    assert f"warning: {hold} 11 of the 11 questions of data.evaluate (val); " in result.err
+    assert metrics_of(source.run("after"))[-1]["trained_on_questions"] == 11
 
 
 def test_frozen_parameters(source, target):
