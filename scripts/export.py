@@ -57,7 +57,7 @@ def main() -> None:
         message(f"written: {args.program}")
     if args.folder is not None:
         write_exported(model.checkpoint, args.folder)
-        save_text(args.folder / "README.md", model_card(model, find_results(args.run)))
+        save_text(args.folder / "README.md", model_card(model, find_results(args.run, model)))
         message(f"written: {args.folder}; fill in the licence in README.md")
 
 
@@ -109,20 +109,26 @@ def export_program(model: Model, words: int, regions: int) -> torch.export.Expor
         )
 
 
-def find_results(run: Path) -> list[dict[str, Any]]:
-    """What eval.py wrote into the run's folder, one entry per evaluation."""
+def find_results(run: Path, model: Model) -> list[dict[str, Any]]:
+    """What eval.py wrote into the run's folder on this checkpoint, one entry per evaluation."""
     files = sorted((run / "predictions").glob(f"*/{METRICS_FILE}")) if run.is_dir() else []
-    return [json.loads(file.read_bytes()) for file in files]
+    found = [json.loads(file.read_bytes()) for file in files]
+    steps = [model.checkpoint.position["step"]]
+    return [result for result in found if result["steps"] == steps]
 
 
 def model_card(model: Model, results: list[dict[str, Any]]) -> str:
     """Markdown with the front matter that model hubs read."""
     trained = model.checkpoint.trained_on
-    dataset, name = trained[0]["dataset"], model.config.name
+    datasets, name = list(dict.fromkeys(each["dataset"] for each in trained)), model.config.name
     entries = [
         {
             "task": {"type": "visual-question-answering"},
-            "dataset": {"name": dataset, "type": dataset, "split": result["split"]},
+            "dataset": {
+                "name": result["dataset"],
+                "type": result["dataset"],
+                "split": _split(result),
+            },
             "metrics": [
                 {"type": "accuracy", "name": result["metric"], "value": round(result["overall"], 2)}
             ],
@@ -134,13 +140,17 @@ def model_card(model: Model, results: list[dict[str, Any]]) -> str:
         "library_name": "mcan",
         "pipeline_tag": "visual-question-answering",
         "tags": ["mcan", "vqa"],
-        "datasets": [dataset],
+        "datasets": datasets,
         "metrics": ["accuracy"],
         "model-index": [{"name": name, "results": entries}],
     }
-    splits = ", ".join(f"{each['split']} ({each['questions']:,} questions)" for each in trained)
+    splits = [
+        f"{'before that ' if each.get('before') else ''}{each['dataset']}: {each['split']} "
+        f"({each['questions']:,} questions)"
+        for each in trained
+    ]
     lines = [
-        f"| {r['split']} | {r['n']:,} | {r['overall']:.2f} | {r['metric']} | "
+        f"| {_split(r)} | {r['n']:,} | {r['overall']:.2f} | {r['metric']} | "
         f"`python eval.py FOLDER --split {r['split']}` |"
         for r in results
     ]
@@ -161,7 +171,7 @@ def model_card(model: Model, results: list[dict[str, Any]]) -> str:
             "A Modular Co-Attention Network (MCAN; Yu et al., CVPR 2019) for visual question "
             f"answering, {parameters:,} parameters, {len(model.vocabulary.answers):,} answers.",
             "",
-            f"Trained on {dataset}: {splits}; {model.checkpoint.position['step']:,} steps.",
+            f"Trained on {', '.join(splits)}; {model.checkpoint.position['step']:,} steps.",
             "",
             *(table if results else ["Not evaluated yet: `python eval.py FOLDER --split SPLIT`."]),
             "",
@@ -174,6 +184,11 @@ def model_card(model: Model, results: list[dict[str, Any]]) -> str:
             "",
         ]
     )
+
+
+def _split(result: dict[str, Any]) -> str:
+    limit = result["limit"]
+    return f"{result['split']} (first {result['n']:,})" if limit else str(result["split"])
 
 
 if __name__ == "__main__":

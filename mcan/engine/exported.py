@@ -15,6 +15,7 @@ from mcan.config import config_from_dict, dump_config, load_config
 from mcan.engine.checkpoint import EXPORTED, Checkpoint
 from mcan.errors import RunError
 from mcan.files import save_text, write_atomically
+from mcan.text.vocabulary import Vocabulary
 
 CONFIG, VOCABULARY = "config.yaml", "vocabulary.json"
 _NOT_IN_HEADER = {"config", "vocabulary", "model", "optimizer", "question_keys", "source"}
@@ -55,6 +56,8 @@ def read_exported(folder: Path) -> Checkpoint:
     vocabulary = folder / VOCABULARY
     if not vocabulary.is_file():
         raise RunError(f"{vocabulary}: no such file; export the run again")
+    if Vocabulary.read(vocabulary).digest != header.get("vocabulary_digest"):
+        raise RunError(f"{vocabulary}: is not that of {path}; export the run again")
     known = {each.name for each in fields(Checkpoint)} - _NOT_IN_HEADER
     return Checkpoint(
         **{name: value for name, value in header.items() if name in known},

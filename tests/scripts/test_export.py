@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 
 import pytest
 import torch
@@ -70,6 +71,28 @@ def test_model_card(lab):
     assert f"| val | {accuracy['n']} | {accuracy['overall']:.2f} |" in body
 
 
+def test_the_card_shows_results_of_this_checkpoint(lab):
+    assert lab.train("more", "train.max_steps=2").status == 0
+    assert lab.eval("runs/more", "data.limit=5").status == 0
+    assert lab.eval("runs/more", "--split", "train").status == 0
+    for path in (lab.run("more") / "predictions").glob("train_*/metrics.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": [1]}))
+    assert lab.execute("scripts/export", ["runs/more", "card"]).status == 0
+    text = (lab.folder / "card/README.md").read_text()
+    (index,) = yaml.safe_load(text.split("---\n", 2)[1])["model-index"]
+    assert [result["dataset"]["split"] for result in index["results"]] == ["val (first 5)"]
+    assert "Trained on synthetic: train (44 questions); 2 steps." in text
+
+
+def test_the_card_says_what_the_start_was_trained_on(lab):
+    start = f"train.init_from={{checkpoint: {lab.run('a')}}}"
+    assert lab.train("started", start, "train.max_steps=1").status == 0
+    assert lab.execute("scripts/export", ["runs/started", "started"]).status == 0
+    text = (lab.folder / "started/README.md").read_text()
+    train = "synthetic: train (44 questions)"
+    assert f"Trained on {train}, before that {train}; 1 steps." in text
+
+
 def compare_program(lab, kind):
     program = torch.export.load(lab.folder / "net.pt2").module()
     model = mcan.load("runs/a")
@@ -135,14 +158,20 @@ def damage(path, mode):
     path.write_bytes(content[: len(content) // 2] if mode == "half" else b"{}" * 40)
 
 
-@pytest.mark.parametrize("mode", ["half", "other", "no vocabulary"])
+@pytest.mark.parametrize("mode", ["half", "other", "no vocabulary", "other vocabulary"])
 def test_damaged_exports(lab, tmp_path, mode):
     assert lab.execute("scripts/export", ["runs/a", str(tmp_path / "x")]).status == 0
     if mode == "no vocabulary":
         (tmp_path / "x/vocabulary.json").unlink()
+    elif mode == "other vocabulary":
+        path = tmp_path / "x/vocabulary.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"answers": content["answers"][::-1]}))
     else:
         damage(tmp_path / "x/model.safetensors", mode)
-    with pytest.raises(RunError, match=r"damaged|no such file; export the run again"):
+    with pytest.raises(
+        RunError, match=r"damaged|(no such file|is not that of .*); export the run again"
+    ):
         mcan.load(tmp_path / "x")
 
 
