@@ -68,14 +68,17 @@ def load(
 ) -> Model:
     """The model of a run folder or a .pt file, in evaluation mode.
 
-    `device` is auto, cpu, cuda or cuda:1; `precision` by default that of the config; `checkpoint`
-    which one of a run; `overrides` as on the command line of eval.py, such as
-    `data.images=[features.h5]`; `weights` the file with the weights of the feature extractor, if
-    pictures are asked about and it is not a published one. Raises `RunError`, `ConfigError`.
+    `device` is auto, cpu, cuda or cuda:1, unless an override names train.device; `precision` by
+    default that of the config; `checkpoint` which one of a run; `overrides` as on the command line
+    of eval.py, such as `data.images=[features.h5]`; `weights` the file with the weights of the
+    feature extractor, if pictures are asked about and it is not a published one. Raises `RunError`,
+    `ConfigError`.
     """
     found = open_checkpoint(Path(target), checkpoint)
     chosen = [f"evaluation.precision={precision}"] if precision else []
     config = stored_config(found, [*overrides, *chosen])
+    if any(text.startswith("train.device=") for text in overrides):
+        device = config.train.device
     return Model(found, config, choose_device(device), None if weights is None else Path(weights))
 
 

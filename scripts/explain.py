@@ -99,7 +99,7 @@ def main() -> None:
     if output.suffix not in (formats := _FORMATS[args.figure]):
         raise RunError(f"--output {output}: choose a name that ends in {' or '.join(formats)}")
     refuse_existing(output, "--output")
-    model = load(args.run, args)
+    model = mcan.load(args.run, checkpoint=args.checkpoint, overrides=args.overrides)
     dataset = model.split(args.split)
     (split,) = dataset.splits
     rows, remarks, notes = choose_questions(model, dataset, args)
@@ -121,13 +121,6 @@ def main() -> None:
     for text in left_out:
         message(f"warning: {output}: {text}")
     print(f"written: {output} ({len(rows):,} questions, {output.stat().st_size / 1e6:.1f} MB)")
-
-
-def load(target: str, args: argparse.Namespace) -> Model:
-    """The model, on the device that an override names."""
-    devices = [text.partition("=")[2] for text in args.overrides if text.startswith("train.device")]
-    device = devices[-1] if devices else "auto"
-    return mcan.load(target, device=device, checkpoint=args.checkpoint, overrides=args.overrides)
 
 
 def choose_questions(
@@ -170,7 +163,7 @@ def choose_questions(
 
 def changed_answers(model: Model, dataset: VQADataset, args: argparse.Namespace) -> dict[int, str]:
     """What the other run says, of each row with another answer than the model's."""
-    other = load(args.changed, args)
+    other = mcan.load(args.changed, checkpoint=args.checkpoint, overrides=args.overrides)
     (split,) = dataset.splits
     theirs = other.split(split.name)
     (same,) = theirs.splits

@@ -200,6 +200,12 @@ def test_ids_of_numpy(on_regions):
     assert on_regions.answer(np.int64(1), "word1") == on_regions.answer(1, "word1")
 
 
+def test_the_device_of_an_override(on_regions):
+    with pytest.raises(RunError, match=r"train.device is cuda, but torch sees no CUDA device"):
+        mcan.load("runs/a", overrides=["train.device=cuda"])
+    assert mcan.load("runs/a", device="cuda", overrides=["train.device=cpu"]).device.type == "cpu"
+
+
 def test_answers_in_another_thread(labs, monkeypatch):
     """As a server asks. Only the main thread may set handlers of signals."""
     monkeypatch.chdir(labs["regions"].folder)
