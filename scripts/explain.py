@@ -200,7 +200,8 @@ def explain(
         try:
             seen = replace(seen, picture=find(facts.image_id) or seen.picture)
         except DataError as error:
-            missing[facts.image_id] = error
+            if seen.picture is None:  # the network's own store has none either
+                missing[facts.image_id] = error
         yield seen
     for image_id, reason in list(missing.items())[:5]:
         message(f"warning: no picture of image {image_id!r}: {reason}")

@@ -110,8 +110,12 @@ def export_program(model: Model, words: int, regions: int) -> torch.export.Expor
 
 
 def find_results(run: Path, model: Model) -> list[dict[str, Any]]:
-    """What eval.py wrote into the run's folder on this checkpoint, one entry per evaluation."""
+    """What eval.py wrote into the run's folder on this checkpoint, one entry per split.
+
+    Results on other data than the config's, or on a part of it, are in folders named `data_*`.
+    """
     files = sorted((run / "predictions").glob(f"*/{METRICS_FILE}")) if run.is_dir() else []
+    files = [file for file in files if not file.parent.name.startswith("data_")]
     found = [json.loads(file.read_bytes()) for file in files]
     steps = [model.checkpoint.position["step"]]
     return [result for result in found if result["steps"] == steps]

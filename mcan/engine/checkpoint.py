@@ -194,7 +194,10 @@ def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Ch
     path = folder / BEST if which == "best" else last_checkpoint(folder)
     path = target if target.is_file() else path
     if path is None or not path.is_file():
-        raise RunError(f"{target}: neither a checkpoint nor a run folder with a {which} checkpoint")
+        there = "" if target.exists() else "; there is no such file or folder"
+        raise RunError(
+            f"{target}: neither a checkpoint nor a run folder with a {which} checkpoint{there}"
+        )
     try:
         return load_checkpoint(path)
     except DamagedCheckpointError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcan.errors import ConfigError
+from mcan.errors import ConfigError, shorten
 
 
 def adam(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
@@ -47,7 +47,9 @@ def build_optimizer(
     for number, group in enumerate(groups):
         if not any(part == number for part, _ in parts):
             raise ConfigError(
-                f"optimizer.groups: no parameter that learns is left for {group['match']!r}"
+                f"optimizer.groups: no parameter is left for {group['match']!r}: none matches, or "
+                "those that do are frozen or in an earlier group; names such as "
+                f"{shorten((name for name, _ in model.named_parameters()), 3)}"
             )
     rates = [*({"lr": group["lr"]} for group in groups), {}]
     return OPTIMIZERS[name](

@@ -162,7 +162,7 @@ def test_rates_of_groups():
         "classifier.weight": (0.5, 0.1),
         "classifier.bias": (0.5, 0.0),
     }
-    with pytest.raises(ConfigError, match=r"no parameter that learns is left for 'head\*'"):
+    with pytest.raises(ConfigError, match=r"no parameter is left for 'head\*'"):
         build_optimizer(model, "adam", 0.0, [{"match": "head*", "lr": 1.0}], lr=0.1)
 
 
