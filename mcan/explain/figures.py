@@ -278,7 +278,7 @@ class _Sheet:
             axes.add_patch(Rectangle(*corners[number], **look, path_effects=halo, zorder=3))
             back = {"facecolor": colour, "edgecolor": "white", "pad": 1.5, "linewidth": 0.5}
             style: Any = {"size": 7, "color": "white", "va": "top", "bbox": back}
-            axes.text(*corners[number][0], label, **style)
+            axes.text(*corners[number][0], label, zorder=4, **style)
 
     def matrix(
         self,
