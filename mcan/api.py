@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -101,6 +102,7 @@ class Model:
         self.vocabulary = Vocabulary.from_json(checkpoint.vocabulary, str(checkpoint.source))
         self.network = restore_network(checkpoint, config).to(device)
         self._extractor_weights = extractor_weights
+        self._turn = Lock()  # of threads: while attention is recorded, nothing else may be computed
 
     def answer(self, image: ImageLike, question: str, top: int = 5) -> Answers:
         """The `top` answers to a question, the most probable first.
@@ -171,18 +173,20 @@ class Model:
         precision = self.config.evaluation.precision
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         batch = dataset[rows].enter(self.device, "packed", dtype)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        bf16 = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+        with self._turn, bf16:
             return observe(self.network, batch, gradients)
 
     def predict(self, dataset: VQADataset, top: int = 1) -> Predictions:
         """The `top` answers to all questions of a dataset, as eval.py predicts them."""
-        found = predict_over_processes(
-            answer_probabilities([self.network.eval()], self.config.train.loss),
-            dataset,
-            self.config,
-            Processes(self.device),
-            min(top, len(self.vocabulary.answers)),
-        )
+        with self._turn:
+            found = predict_over_processes(
+                answer_probabilities([self.network.eval()], self.config.train.loss),
+                dataset,
+                self.config,
+                Processes(self.device),
+                min(top, len(self.vocabulary.answers)),
+            )
         assert found is not None  # nobody asked it to stop
         return found
 

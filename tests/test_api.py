@@ -216,6 +216,16 @@ def test_answers_in_another_thread(labs, monkeypatch):
     assert not multiprocessing.active_children()
 
 
+def test_explanations_in_several_threads(on_regions):
+    questions = ["word1", "word1 word2 plus1"]
+    alone = [on_regions.explain(1, question) for question in questions]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(on_regions.explain, [1] * 40, questions * 20))
+    for number, seen in enumerate(together):
+        for name, weights in alone[number % 2].weights.items():
+            np.testing.assert_allclose(seen.weights[name], weights, rtol=1e-4)
+
+
 def test_pictures_for_features_of_an_extractor(labs, tmp_path, monkeypatch):
     """Where the checkpoint names the extractor, a picture is extracted as the store's were."""
     monkeypatch.chdir(tmp_path)
