@@ -1,7 +1,7 @@
 """Trained models from Python: `model = mcan.load(RUN)`, then ask, explain, predict and save.
 
-The page docs/api.md shows a session. A checkpoint is enough: nothing of the training data has to be
-on this machine, except for the features of an image that is given by its id.
+docs/api.md shows a session. Nothing but a checkpoint is needed: the training data does not have to
+be on this machine, except for the features of an image that is given by its id.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from mcan.preparation.store_writer import ImageRows
 from mcan.text.vocabulary import Vocabulary, tokenise
 
 _AT_ONCE = 16
-"""Questions that are explained as one batch."""
+"""Number of questions explained as one batch."""
 ImageLike = str | Path | int | Image.Image | NDArray[Any] | tuple[Any, ...]
-"""A picture (path, PIL image or array); the id of an image of the stores; or features: (features,)
-or (features, boxes), with features (n, D), or (rows, columns, D) of a grid, and boxes (n, 4),
+"""An image (path, PIL image or array), the id of an image in the stores, or features: (features,)
+or (features, boxes). Features are (n, D), or (rows, columns, D) for a grid. Boxes are (n, 4):
 normalised x1 y1 x2 y2."""
 
 
@@ -67,13 +67,13 @@ def load(
     overrides: Sequence[str] = (),
     weights: str | Path | None = None,
 ) -> Model:
-    """The model of a run folder or a .pt file, in evaluation mode.
+    """Load a model from a run folder, an exported folder or a .pt file, in evaluation mode.
 
-    `device` is auto, cpu, cuda or cuda:1, unless an override names train.device; `precision` by
-    default that of the config; `checkpoint` which one of a run; `overrides` as on the command line
-    of eval.py, such as `data.images=[features.h5]`; `weights` the file with the weights of the
-    feature extractor, if pictures are asked about and it is not a published one. Raises `RunError`,
-    `ConfigError`.
+    `device` is auto, cpu, cuda or cuda:1; an override of train.device takes precedence. `precision`
+    defaults to that of the config. `checkpoint` selects one of a run. `overrides` are those of
+    eval.py, such as `data.images=[features.h5]`. `weights` is the file with the weights of the
+    feature extractor; it is needed to ask about new images if the weights are not published ones.
+    Raises `RunError`, `ConfigError`.
     """
     found = open_checkpoint(Path(target), checkpoint)
     chosen = [f"evaluation.precision={precision}"] if precision else []
@@ -102,25 +102,25 @@ class Model:
         self.vocabulary = Vocabulary.from_json(checkpoint.vocabulary, str(checkpoint.source))
         self.network = restore_network(checkpoint, config).to(device)
         self._extractor_weights = extractor_weights
-        self._turn = Lock()  # of threads: while attention is recorded, nothing else may be computed
+        self._lock = Lock()  # nothing else may run while attention is recorded
 
     def answer(self, image: ImageLike, question: str, top: int = 5) -> Answers:
-        """The `top` answers to a question, the most probable first.
+        """Return the `top` answers to a question, the most probable first.
 
-        What the network cannot see of the question is in `answers.words.note`. Raises `DataError`
-        or `RunError` for an image that cannot be read or that the network does not take.
+        `answers.words.note` says what the network cannot see of the question. Raises `DataError` or
+        `RunError` for an image that cannot be read or that the network does not accept.
         """
         return self.answer_all([(image, question)], top)[0]
 
     def answer_all(self, questions: Iterable[tuple[ImageLike, str]], top: int = 5) -> list[Answers]:
-        """The answers to many (image, question) pairs, as fast as eval.py."""
+        """Answer many (image, question) pairs, as fast as eval.py."""
         pairs = list(questions)
         _, answers, probabilities = self.predict(self.dataset(pairs), top)
         columns = zip(pairs, probabilities.tolist(), answers.tolist(), strict=True)
         return [self._answers(question, *best) for (_, question), *best in columns]
 
     def explain(self, image: ImageLike, question: str, top: int = 5) -> Explanation:
-        """Answers with the attention of every unit; errors as for `answer`."""
+        """Return answers and the attention of every unit. Raises the same errors as `answer`."""
         (seen,) = self.explain_all(self.dataset([(image, question)]), [0], top)
         if not (_is_id(image) or isinstance(image, tuple)):
             seen = replace(seen, picture=open_picture(image))  # larger than what the network sees
@@ -133,9 +133,9 @@ class Model:
         top: int = 5,
         scores: Sequence[float] | None = None,
     ) -> Iterator[Explanation]:
-        """The explanations of some `rows` of a dataset, in this order.
+        """Yield the explanations of some `rows` of a dataset, in this order.
 
-        `scores` are those of all rows, from 0 to 1, to be shown.
+        `scores`, from 0 to 1 for all rows, are copied into the facts of each explanation.
         """
         details = question_details(dataset, None if scores is None else np.array(scores))
         ids, types = dataset.question_ids(), (dataset.answer_types, dataset.question_types)
@@ -169,17 +169,17 @@ class Model:
     def observe(
         self, dataset: VQADataset, rows: Sequence[int], gradients: bool = False
     ) -> Observation:
-        """The weights of all attention for some `rows` of a dataset, as one batch."""
+        """Return all attention weights for some `rows` of a dataset, as one batch."""
         precision = self.config.evaluation.precision
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         batch = dataset[rows].enter(self.device, "packed", dtype)
         bf16 = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-        with self._turn, bf16:
+        with self._lock, bf16:
             return observe(self.network, batch, gradients)
 
     def predict(self, dataset: VQADataset, top: int = 1) -> Predictions:
-        """The `top` answers to all questions of a dataset, as eval.py predicts them."""
-        with self._turn:
+        """Return the `top` answers to all questions of a dataset, as eval.py predicts them."""
+        with self._lock:
             found = predict_over_processes(
                 answer_probabilities([self.network.eval()], self.config.train.loss),
                 dataset,
@@ -191,9 +191,9 @@ class Model:
         return found
 
     def split(self, name: str | None = None) -> VQADataset:
-        """A split of the prepared data that the config names; None: its `data.evaluate`.
+        """Open a split of the prepared data that the config names; default: `data.evaluate`.
 
-        `data.limit` cuts it. Another vocabulary than the model's is replaced.
+        `data.limit` shortens it. Questions prepared with another vocabulary are re-encoded.
         """
         name = name or self.config.data.evaluate
         if name is None:
@@ -206,16 +206,16 @@ class Model:
         return dataset
 
     def dataset(self, questions: Iterable[tuple[ImageLike, str]]) -> VQADataset:
-        """(image, question) pairs as a dataset without answers; an image is read once.
+        """Make a dataset without answers from (image, question) pairs; each image is read once.
 
-        Raises `DataError` if some images are ids of the stores and others are not.
+        Raises `DataError` if only some of the images are given by their ids.
         """
         pairs = list(questions)
         if not pairs:
             raise DataError("there are no questions")
         by_id = {_is_id(image) for image, _ in pairs}
         if len(by_id) > 1:
-            raise DataError("ids of images and pictures or features cannot be asked about at once")
+            raise DataError("image ids cannot be mixed with images or features in one call")
         images, stores = (self._ids if by_id.pop() else self._given)([image for image, _ in pairs])
         split = _asked([question for _, question in pairs], images, self.vocabulary)
         dataset = VQADataset([split], *stores, self.config.data.max_tokens)
@@ -223,23 +223,23 @@ class Model:
         return dataset
 
     def _ids(self, images: Sequence[Any]) -> tuple[Sequence[Id], Stores]:
-        """The ids, with the type that ids have in the stores."""
+        """The ids, converted to the type of the ids in the stores."""
         try:
             stores = self._stores
         except DataError as error:
             raise DataError(
-                f"{images[0]!r} is no file, and the stores of image ids are not here: {error}"
+                f"{images[0]!r} is not a file, and the image stores cannot be opened: {error}"
             ) from error
         known = {i for store in stores[0] for i in array_to_ids(store.image_ids)}
         given = [i.item() if isinstance(i, np.generic) else i for i in images]
         ids = [int(i) if i not in known and _is_number(i) else i for i in given]
         if unknown := [i for i in ids if i not in known]:
             paths = shorten(store.path for store in stores[0])
-            raise DataError(f"{unknown[0]!r}: no such file, and no image of that id in {paths}")
+            raise DataError(f"{unknown[0]!r}: no such file, and no image with this id in {paths}")
         return ids, stores
 
     def _given(self, images: Sequence[ImageLike]) -> tuple[Sequence[Id], Stores]:
-        """Pictures and features as stores in memory, and the number of each image there."""
+        """Images and features as stores in memory, and the index of each image in them."""
         numbers: dict[Any, int] = {}
         found: list[tuple[ImageRows, ImageRows | None]] = []
         for image in images:
@@ -255,7 +255,7 @@ class Model:
         )
 
     def _rows(self, image: ImageLike) -> tuple[ImageRows, ImageRows | None]:
-        """What the network reads of a picture or of given features, and its grid if it has one."""
+        """The network's input for an image or given features, and the grid if there is one."""
         if isinstance(image, tuple):
             return _features(*image)
         picture = open_picture(image)
@@ -281,7 +281,7 @@ class Model:
         from mcan.preparation.extraction import extractor_of  # needs torchvision
 
         if self.config.data.grid:
-            raise DataError("a network with a grid beside the regions takes ids of images only")
+            raise DataError("a network with a grid beside the regions accepts image ids only")
         made_by = next(iter(self.checkpoint.trained_on[0].get("made_by", {}).values()), "unknown")
         return extractor_of(made_by, self._extractor_weights, self.device)
 
@@ -299,7 +299,7 @@ class Model:
         return Answers((Answer(self.vocabulary.answers[a], p) for a, p in pairs), read)
 
     def _image_of(self, dataset: VQADataset, row: int) -> dict[str, Any]:
-        """Of a question's image: `boxes` of its rows, `picture` and `size`, None if unknown."""
+        """`boxes` of the rows of a question's image, `picture` and `size`; None if unknown."""
         store, index = dataset.images.find(int(dataset.image_rows[row]))
         rows, boxes, shape = store.image(index)
         size = None if store.sizes is None else tuple(store.sizes[index].tolist())
@@ -321,10 +321,10 @@ class Model:
         return {"boxes": known, "picture": None, "size": size}
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint of the network as it is now, which eval.py and `load` take.
+        """Write a checkpoint of the current network, which eval.py and `load` can read.
 
-        Raises `RunError` if the file exists, or if the network has other parameters than the
-        config says: adapters must be merged first.
+        Raises `RunError` if the file exists, or if the network's parameters differ from those of
+        its config: adapters must be merged first.
         """
         path = Path(path)
         if path.exists():
@@ -333,7 +333,7 @@ class Model:
         shapes = ({(n, x.shape) for n, x in of.items()} for of in (state, self.checkpoint.model))
         if other := sorted({name for name, _ in set.symmetric_difference(*shapes)}):
             raise RunError(
-                f"{path}: not written: the network has other parameters than its config says "
+                f"{path}: not written: the network's parameters differ from those of its config "
                 f"({shorten(other, 4)}); merge adapters first"
             )
         config = self.config.model_dump(mode="json")
@@ -341,7 +341,7 @@ class Model:
 
 
 def open_picture(image: ImageLike) -> Image.Image:
-    """A picture as 8-bit RGB, by the rules of data/FEATURES.md; `DataError` if it is none."""
+    """Read an image as 8-bit RGB, by the rules of data/FEATURES.md; `DataError` if impossible."""
     try:
         if isinstance(image, str | Path):
             return open_rgb(Path(image))
@@ -349,12 +349,12 @@ def open_picture(image: ImageLike) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image))
         return to_rgb(Image.fromarray(image))  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError, OSError, SyntaxError) as error:
-        what = image if isinstance(image, str | Path) else "the picture"
+        what = image if isinstance(image, str | Path) else "the image"
         raise DataError(f"{what}: {error}") from error
 
 
 def cell_boxes(shape: Sequence[int]) -> NDArray[np.float32]:
-    """(rows · columns, 4) the cells of a grid, row by row, normalised x1 y1 x2 y2."""
+    """Return the boxes (rows · columns, 4) of grid cells, row by row: normalised x1 y1 x2 y2."""
     rows, columns = shape
     y, x = (axis.ravel() for axis in np.mgrid[:rows, :columns])
     edges = [x / columns, y / rows, (x + 1) / columns, (y + 1) / rows]
@@ -375,7 +375,7 @@ def _is_number(image: Any) -> bool:
 def _features(
     features: Any, boxes: Any = None, grid: Any = None
 ) -> tuple[ImageRows, ImageRows | None]:
-    """Given features, with the boxes or the grid shape that they have."""
+    """Given features, with their boxes or the shape of their grid."""
 
     def rows(values: Any, boxes: Any = None) -> ImageRows:
         try:
@@ -385,7 +385,7 @@ def _features(
         shape = array.shape[:2] if array.ndim == 3 else None
         if array.ndim not in (2, 3) or not array.size or not np.isfinite(array).all():
             raise DataError(
-                f"features of shape {array.shape}: expected finite numbers (n, D) or, of a grid, "
+                f"features of shape {array.shape}: expected finite numbers (n, D) or, for a grid, "
                 "(rows, columns, D)"
             )
         array = array.reshape(-1, array.shape[-1])

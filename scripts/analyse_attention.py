@@ -49,28 +49,28 @@ _TITLES = {"words": "words erased", "regions": "image rows erased"}
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Entropy of the attention of every unit and head, its share on the image rows "
-        "that matter, and the accuracy when the most, the least or random words and image rows are "
-        "erased. Writes analysis.json, analysis.md and plots.",
+        description="Measure the entropy of every unit and head, the share of attention on the "
+        "image rows that matter, and the accuracy when the most attended, least attended or random "
+        "words and image rows are erased. Writes analysis.json, analysis.md and plots.",
     )
     parser.add_argument(
         "arguments",
         metavar="RUN | key=value",
         nargs="+",
-        help="run folder or .pt file; key=value changes a key of the stored config",
+        help="run folder, exported folder or .pt file; key=value changes a stored config key",
     )
     parser.add_argument("--split", help="split to analyse (default: the config's data.evaluate)")
     parser.add_argument(
         "--targets",
         type=Path,
         metavar="FILE.json",
-        help="the image rows that matter: {question id: {name: [row, ...]}}, rows from 0 as in the "
-        "store or, of pixels, the stem's cells row by row",
+        help="the image rows that matter: {question id: {name: [row, ...]}}; rows count from 0, as "
+        "in the store or, for pixels, as the stem's cells row by row",
     )
     parser.add_argument(
         "--output", type=Path, help="folder to write (default: analysis/SPLIT_STEP in the run)"
     )
-    parser.add_argument("--limit", type=positive, help="use the first LIMIT questions only")
+    parser.add_argument("--limit", type=positive, help="use only the first LIMIT questions")
     return parser.parse_intermixed_args()
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     folder = args.output or default_folder(model, f"{split}_step_{step:08d}")
     refuse_existing(folder, "--output")
     if not dataset.splits[0].human_answers.complete:
-        raise DataError(f"{dataset.splits[0].path}: questions without human answers to score with")
+        raise DataError(f"{dataset.splits[0].path}: some questions have no human answers")
     targets = read_targets(args.targets, model, dataset) if args.targets else {}
     result = {
         "command": f"python scripts/analyse_attention.py {shlex.join(sys.argv[1:])}",
@@ -108,13 +108,13 @@ def main() -> None:
 
 
 def default_folder(model: Model, name: str) -> Path:
-    """In the run, or beside a checkpoint that lies elsewhere."""
+    """A folder in the run, or beside a checkpoint outside a run."""
     around = (model.checkpoint.source or Path()).parent
     return (around.parent if around.name == "checkpoints" else around) / "analysis" / name
 
 
 def read_targets(path: Path, model: Model, dataset: VQADataset) -> Targets:
-    """The targets of the questions of `dataset`, which may be the first ones of its split."""
+    """The targets of the questions of `dataset`, which may be the start of a split."""
     try:
         given = _TARGETS.validate_json(path.read_bytes())
     except ValidationError as error:
@@ -131,7 +131,7 @@ def read_targets(path: Path, model: Model, dataset: VQADataset) -> Targets:
 
 
 def analyse(model: Model, dataset: VQADataset, targets: Targets) -> dict[str, Any]:
-    """All numbers, as analysis.json holds them; accuracies and shares are percentages."""
+    """All results, as written to analysis.json; accuracies and shares are percentages."""
     humans, answers = list(dataset.splits[0].human_answers), model.vocabulary.answers
     metric = model.config.evaluation.metric or Prepared.open(model.config.data.prepared).metric
     bf16 = model.config.evaluation.precision == "bf16"
@@ -173,7 +173,7 @@ def analyse(model: Model, dataset: VQADataset, targets: Targets) -> dict[str, An
 
 
 def _means(values: Array) -> Any:
-    """The mean over questions (axis 0), without those that have no value; None if none has."""
+    """The mean over questions (axis 0) that have a value; None if none has."""
     valid = ~np.isnan(values)
     sums, counts = np.where(valid, values, 0).sum(0, dtype=float), np.array(valid.sum(0))
     means: Any = np.where(counts > 0, sums / counts.clip(1), None)
@@ -223,8 +223,8 @@ def report(result: Mapping[str, Any]) -> str:
         f"# Attention of {result['checkpoint']} on {result['split']}",
         f"`{result['command']}`: {result['questions']:,} questions, metric {result['metric']}.",
         "## Entropy",
-        "Mean over queries and questions; glimpses of a reduction stand in place of heads. Even "
-        "weights on k keys have the entropy log k, relative entropy 1; a single key has 0.",
+        "Mean over queries and questions; for a reduction, glimpses take the place of heads. Even "
+        "weights on k keys have entropy log k and relative entropy 1; a single key has entropy 0.",
         _table(
             ["attention", "nats", "relative", *head_names],
             [
@@ -257,7 +257,7 @@ def report(result: Mapping[str, Any]) -> str:
             curves.append([*name, *map(_show, order["curves"][groups[0]])])
         parts += [
             f"## Accuracy with {_TITLES[modality]}",
-            "Area under the curve (mean accuracy in percent over the numbers of erased rows), by "
+            "Area under the curve (mean accuracy in percent over the number of erased rows), by "
             "ranking and by which rows are erased first:",
             _table(["ranking", "first", *groups], areas),
             "Accuracy by number of erased rows:",
@@ -276,7 +276,7 @@ def _show(value: float | None, digits: int = 1) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """GitHub's Markdown; numbers to the right."""
+    """A table in GitHub's Markdown; numbers are right-aligned."""
     numbers = [
         all(re.fullmatch(r"[\d.]*", row[c]) for row in rows if c < len(row))
         for c in range(len(header))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ask a trained model about a picture: `python scripts/ask.py RUN IMAGE ["QUESTION"]`."""
+"""Ask a trained model about an image: `python scripts/ask.py RUN IMAGE ["QUESTION"]`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,23 @@ _BAR = 30
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         usage='ask.py RUN IMAGE ["QUESTION"] [key=value ...] [options]',
-        description="Answer a question about a picture. The first line is the best answer and its "
-        "probability, the next ones are the others. Without a question, questions are read from "
-        "standard input, one a line, until it ends (Ctrl-D in a terminal).",
-        epilog="A network on region features takes a picture only if the program that extracted "
-        "them is known and its weights are on this machine; it always takes an id of its stores.",
+        description="Answer a question about an image. The first line is the best answer with its "
+        "probability; the other answers follow. Without QUESTION, read questions from standard "
+        "input, one per line, until it ends (Ctrl-D in a terminal).",
+        epilog="A network on features accepts an image file only if the extractor of its features "
+        "is known and the extractor's weights are on this machine. It always accepts an image id "
+        "of its stores.",
         formatter_class=DefaultsInHelp,
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or .pt file")
-    parser.add_argument("image", metavar="IMAGE", help="picture, or image id of the model's stores")
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="run folder, exported folder or .pt file"
+    )
+    parser.add_argument(
+        "image", metavar="IMAGE", help="image file, or image id in the model's stores"
+    )
     described = "in quotes; key=value changes a key of the stored config, such as data.images=[...]"
     parser.add_argument("rest", metavar="QUESTION | key=value", nargs="*", help=described)
-    parser.add_argument("--top", type=positive, default=5, metavar="N", help="answers")
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="number of answers")
     parser.add_argument(
         "--checkpoint",
         choices=("last", "best"),
@@ -50,8 +55,8 @@ def parse() -> argparse.Namespace:
         "--attention",
         type=Path,
         metavar="FILE",
-        help="also write what was attended to: a page with controls (.html) or a figure (.png, "
-        ".pdf, .svg); of several questions, that of the last",
+        help="also write the attention: a page with controls (.html) or a figure (.png, .pdf, "
+        ".svg); with several questions, that of the last one",
     )
     return parser.parse_intermixed_args()
 
@@ -61,7 +66,7 @@ def main() -> None:
     overrides = [text for text in args.rest if _OVERRIDE.fullmatch(text)]
     questions = [text for text in args.rest if not _OVERRIDE.fullmatch(text)]
     if len(questions) > 1:
-        raise RunError(f"{len(questions)} questions; put one in quotes, or give none to be asked")
+        raise RunError(f"{len(questions)} questions; put one in quotes, or give none for a prompt")
     if args.attention is not None:
         check_attention(args.attention)
     model = mcan.load(
@@ -73,9 +78,9 @@ def main() -> None:
     )
     image = open_picture(args.image) if Path(args.image).is_file() else args.image
     if not questions:
-        model.dataset([(image, "")])  # reports what is wrong with the image before a question
+        model.dataset([(image, "")])  # reports a bad image before the first question
     streams: tuple[Any, ...] = (sys.stdin, sys.stdout)
-    for stream in streams:  # bytes that are no text; bars on a terminal that has none
+    for stream in streams:  # input that is not text; bars that the terminal cannot show
         stream.reconfigure(errors="replace")
     for question in questions or read_questions():
         question = question.encode(errors="replace").decode()  # bytes that are not text
@@ -101,7 +106,7 @@ def check_attention(path: Path) -> None:
 
 
 def read_questions() -> Iterator[str]:
-    """The lines of standard input; in a terminal with a prompt, editing and a history in memory."""
+    """Yield the lines of standard input; in a terminal, with a prompt, editing and history."""
     with suppress(ImportError):
         import readline  # noqa: F401 (changes `input`)
     prompt = "question: " if sys.stdin.isatty() and sys.stdout.isatty() else ""
@@ -113,7 +118,7 @@ def read_questions() -> Iterator[str]:
 
 
 def show(answers: Answers) -> None:
-    """The best answer, then the others with bars; on standard error what was not understood."""
+    """Print the best answer, then the others with bars; print the note to standard error."""
     if note := answers.words.note:
         message(f"note: {printable(note)}")
     best, *others = ((printable(answer.text), answer.probability) for answer in answers)

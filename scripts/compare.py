@@ -38,29 +38,30 @@ _OVERRIDE = re.compile(r"[\w.]+=")
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         usage="compare.py (RUN RUN | --a RUN ... --b RUN ...) [key=value ...] [options]",
-        description="Difference B - A of the accuracies of two runs on the same questions, overall "
-        "and per type, with paired bootstrap intervals, and the questions that changed. Groups of "
-        "runs are paired by seed, and the intervals cover questions and seeds.",
-        epilog="At 95 %, 5 in 100 intervals exclude zero without a real difference; those of fewer "
-        "than about 30 questions or 10 seeds are too narrow.",
+        description="Print the difference B - A between the accuracies of two runs on the same "
+        "questions, overall and per type, with paired bootstrap intervals, and the questions whose "
+        "answers changed. Groups of runs are paired by seed; their intervals cover questions and "
+        "seeds.",
+        epilog="At 95 %, 5 in 100 intervals exclude zero without a real difference. Intervals from "
+        "fewer than about 30 questions or 10 seeds are too narrow.",
     )
     add = parser.add_argument
     meaning = (
-        "a run folder (its evaluation at the latest step counts), or a folder with a "
-        f"{PREDICTIONS_FILE} of eval.py; key=value changes a key of the runs' configs: "
-        "data.prepared=... says where the data is now"
+        "a run folder (uses its evaluation at the latest step), or a folder with a "
+        f"{PREDICTIONS_FILE} of eval.py; key=value changes a key of the runs' configs, such as "
+        "data.prepared=... if the data has moved"
     )
     add("runs", metavar="RUN | key=value", nargs="*", help=meaning)
     for name in ("--a", "--b"):
         meaning = f"the runs of group {name[2:].upper()}, one of each seed"
         add(name, metavar="RUN", nargs="+", default=[], help=meaning)
     add("--split", help="split to compare (default: data.evaluate of A)")
-    add("--metric", choices=METRICS, help="default: as eval.py for A")
+    add("--metric", choices=METRICS, help="default: the metric of eval.py for A")
     meaning = "resample questions (default), or images with all their questions"
     add("--by", choices=("question", "image"), default="question", help=meaning)
-    meaning = "of the intervals, in %% (default: 95)"
+    meaning = "confidence level of the intervals, in %% (default: 95)"
     add("--confidence", type=int, choices=(90, 95, 99), default=95, help=meaning)
-    add("--json", type=Path, help="write everything, with all changed questions")
+    add("--json", type=Path, help="write everything to a file, including all changed questions")
     args = parser.parse_intermixed_args()
     texts = [*([run] for run in args.runs), args.a, args.b]
     args.overrides = [text for text in chain(*texts) if _OVERRIDE.match(text)]
@@ -126,9 +127,9 @@ def main() -> None:
 
 
 def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> dict[Path, Config]:
-    """The config of the run that each target is, or in whose predictions/ it is.
+    """The config of each target's run. A target is a run folder or a folder in its predictions/.
 
-    Of two targets, one without a run has that of the other, or of `overrides` alone.
+    With two targets, one without a run gets the config of the other, or that of `overrides` alone.
     """
     found: dict[Path, Config | None] = {}
     for target in targets:
@@ -149,21 +150,21 @@ def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> dict[Path
 def pair_by_seed(
     groups: Sequence[Sequence[Path]], configs: Mapping[Path, Config]
 ) -> list[list[Path]]:
-    """Both groups in the order of their seeds; one run each is a pair, whatever its seed."""
+    """Sort both groups by seed. One run each is a pair, whatever the seeds."""
     pairs = [sorted(group, key=lambda run: configs[run].seed) for group in groups]
     a, b = ([configs[run].seed for run in group] for group in pairs)
     if len(a) + len(b) > 2 and (a != b or len({*a}) < len(a)):
         raise RunError(
             f"the seeds of A are {shorten(a)}, those of B {shorten(b)}; runs are paired by seed, "
-            "so both groups need one run of each"
+            "so both groups need one run per seed"
         )
     return pairs
 
 
 def read_split(folder: Path, config: Config, name: str, moved: bool = False) -> Split:
-    """The questions of a result: those that its metrics.json states, else those of the config.
+    """The questions of a result: those named in its metrics.json, else those of the config.
 
-    Prepared data that has `moved` is where the config says.
+    If the prepared data has `moved`, the config says where it is.
     """
     path, prepared, limit = folder / METRICS_FILE, config.data.prepared, config.data.limit
     if path.is_file():
@@ -172,15 +173,15 @@ def read_split(folder: Path, config: Config, name: str, moved: bool = False) -> 
             limit = stated["limit"]
             prepared = prepared if moved else stated.get("prepared", prepared)
         except (ValueError, TypeError, LookupError) as error:
-            raise RunError(f"{path}: not what eval.py wrote") from error
+            raise RunError(f"{path}: not written by eval.py, or damaged") from error
     split = Prepared.open(prepared).split(name)
     if not split.human_answers.complete:
-        raise DataError(f"{split.path}: questions without human answers to score against")
+        raise DataError(f"{split.path}: some questions have no human answers")
     return split.first(limit) if limit else split
 
 
 def same_questions(splits: Mapping[Path, Split]) -> Split:
-    """The split of the first result; `DataError` if another result has other questions."""
+    """The split of the first result; `DataError` if the results are on different questions."""
     (first, split), *others = splits.items()
     for folder, theirs in others:
         # Their ids are compared with those of the predictions.

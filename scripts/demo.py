@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ask a model about pictures on a local page: `python scripts/demo.py RUN`; see `--help`."""
+"""Ask a model about images on a local page: `python scripts/demo.py RUN`; see `--help`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mcan.explain.weights import METHODS
 from mcan.preparation.images import list_images
 
 _CHOICES = 100
-"""Pictures of a folder that are offered."""
+"""Maximum number of images offered from a folder."""
 _MEAN = "mean"
 _QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -38,22 +38,22 @@ _CLOSED: Any = {
     **dict.fromkeys(("share", "ssr_mode", "pwa", "mcp_server"), False),
     **dict.fromkeys(("run_history", "enable_monitoring"), False),
 }
-"""What gradio serves besides the page, unless told otherwise: a link from outside, a Node server,
-an app, tools for language models, a history in the browser, statistics."""
+"""What gradio serves besides the page by default: a public link, a Node server, an app, tools for
+language models, a history in the browser, statistics."""
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="A page on this machine: choose or upload a picture, type a question, and see "
-        "the answers and what the network attended to. Needs `pip install -e '.[demo]'`.",
+        description="Serve a local page: choose or upload an image, type a question, and see the "
+        "answers and the attention. Needs `pip install -e '.[demo]'`.",
         formatter_class=DefaultsInHelp,
     )
     add = parser.add_argument
-    add("run", metavar="RUN", type=Path, help="run folder or .pt file")
+    add("run", metavar="RUN", type=Path, help="run folder, exported folder or .pt file")
     add("overrides", metavar="key=value", nargs="*", help="changes a key of the stored config")
-    described = f"offer the pictures below this folder (the first {_CHOICES}) to choose from"
+    described = f"offer the images below this folder (the first {_CHOICES}) to choose from"
     add("--images", type=Path, metavar="FOLDER", help=described)
-    described = "address to listen on; 127.0.0.1 is this machine only, 0.0.0.0 the network too"
+    described = "address to listen on; 127.0.0.1: this machine only, 0.0.0.0: the network too"
     add("--host", default="127.0.0.1", help=described)
     add("--port", type=positive, help="default: the first free one from 7860")
     add("--checkpoint", choices=("last", "best"), default="last", help="which checkpoint of a run")
@@ -68,7 +68,7 @@ def main() -> None:
     check_address(args.host, args.port or 0)
     found = {} if args.images is None else list_images(args.images.resolve(), "path")
     if len(found) > _CHOICES:
-        message(f"{args.images}: the first {_CHOICES} of {len(found):,} pictures are offered")
+        message(f"{args.images}: offering the first {_CHOICES} of {len(found):,} images")
     model = mcan.load(
         args.run,
         device=args.device,
@@ -77,7 +77,7 @@ def main() -> None:
         weights=args.weights,
     )
     os.environ.update(_QUIET)
-    # gradio asks its own page whether it is there, which must not go through a proxy.
+    # gradio checks that its own page responds, which must not go through a proxy.
     os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), args.host)))
     with TemporaryDirectory() as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
@@ -99,7 +99,7 @@ def main() -> None:
             prevent_thread_lock=True,
             **_CLOSED,
         )
-        print(f"{url} (Ctrl-C ends it)", flush=True)
+        print(f"{url} (Ctrl-C to stop)", flush=True)
         try:
             Event().wait()
         except KeyboardInterrupt:
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise `RunError` if nobody can listen there, for which gradio would try 100 ports."""
+    """Raise `RunError` if the address cannot be used; gradio would try 100 ports first."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -122,19 +122,19 @@ def check_address(host: str, port: int) -> None:
 
 
 def build_page(model: Model, pictures: Sequence[str], title: str) -> Any:
-    """The page as `gradio.Blocks`: picture and question to the left, what is found to the right."""
+    """The page as `gradio.Blocks`: image and question on the left, results on the right."""
     import gradio as gr
 
     def ask(path: str | None, question: str, name: str) -> list[Any]:
         try:
             if path is None:
-                raise DataError("choose or upload a picture first")
+                raise DataError("choose or upload an image first")
             if not question.strip():
-                raise DataError("type a question about the picture")
+                raise DataError("type a question about the image")
             seen = model.explain(path, question)
         except UserError as error:
-            sentence = str(error).replace(f"{Path(path or '').parent}{os.sep}", "")
-            return [printable(sentence), None, gr.skip(), gr.skip(), None]
+            text = str(error).replace(f"{Path(path or '').parent}{os.sep}", "")
+            return [printable(text), None, gr.skip(), gr.skip(), None]
         best, note = seen.answers[0], seen.answers.words.note
         lines = [printable(str(best)), *([f"note: {printable(note)}"] if note else [])]
         names = gr.update(choices=[*seen.methods, *seen.names])
@@ -156,7 +156,7 @@ def build_page(model: Model, pictures: Sequence[str], title: str) -> Any:
         with gr.Row():
             with gr.Column(scale=2):
                 sources = ["upload", "clipboard"]
-                picture = gr.Image(label="Picture", sources=sources, height=320, elem_id="picture")
+                picture = gr.Image(label="Image", sources=sources, height=320, elem_id="picture")
                 # The file as it is: gradio would convert some, and fail at broken ones.
                 picture.preprocess = lambda payload: None if payload is None else payload.path
                 question = gr.Textbox(label="Question", elem_id="question", submit_btn="Ask")

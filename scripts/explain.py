@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show what a run answers to questions of a split, and where it looks; see `--help`."""
+"""Show a run's answers to questions of a split, with its attention; see `--help`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         usage="explain.py RUN [--split S] [--questions ID ... | --worst N | --random N] "
         "[--changed RUN] [options] [key=value ...]",
-        description="Write a page (HTML, one file) with answers and attention of some questions: "
-        "picture and words shaded by each unit, layer and head, by the reductions, roll-out or "
+        description="Write one HTML file with the answers and the attention for some questions: "
+        "image and words shaded by each unit, layer and head, by the reductions, roll-out or "
         "relevance. Or draw the paper's figure 7 or 8.",
     )
     add = parser.add_argument
@@ -47,34 +47,37 @@ def parse() -> argparse.Namespace:
         "arguments",
         metavar="RUN_OR_CHECKPOINT | key=value",
         nargs="+",
-        help="run folder or .pt file; key=value changes a key of the stored config",
+        help="run folder, exported folder or .pt file; key=value changes a stored config key",
     )
     add("--split", help="default: the config's data.evaluate")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--questions", metavar="ID", nargs="+", help="the questions with these ids")
     chosen.add_argument(
-        "--worst", type=positive, metavar="N", help="N wrong answers with the highest probability"
+        "--worst", type=positive, metavar="N", help="the N most confident wrong answers"
     )
     chosen.add_argument(
-        "--random", type=positive, metavar="N", help="N questions (default: 20; for a figure 1)"
+        "--random",
+        type=positive,
+        metavar="N",
+        help="N random questions (default: 20; figure 7: 1, figure 8: 4)",
     )
-    add("--seed", type=natural, default=0, metavar="N", help="of --random (default: 0)")
+    add("--seed", type=natural, default=0, metavar="N", help="seed of --random (default: 0)")
     add(
         "--changed",
         metavar="RUN",
-        help="only questions that this run or checkpoint answers differently; key=value counts for "
+        help="only questions that this run or checkpoint answers differently; key=value applies to "
         "both",
     )
-    add("--images", type=Path, metavar="PATH", help="folder of pictures, or a store of pixels")
+    add("--images", type=Path, metavar="PATH", help="folder of images, or a store of pixels")
     add(
         "--ids",
         choices=ID_RULES,
         help=f"{ID_HELP} (default: coco if the ids are integers, else stem)",
     )
-    add("--output", type=Path, help="must not be there yet (default: explain.html, figure_7.png)")
-    add("--figure", choices=("7", "8"), help="the paper's figure, as .png, .pdf or .svg; no page")
-    add("--unit", metavar="NAME", help="what the page opens with, such as image.1.GA or rollout")
-    add("--head", type=natural, metavar="N", help="and one head, from 0 (default: the mean)")
+    add("--output", type=Path, help="new file (default: explain.html, figure_7.png)")
+    add("--figure", choices=("7", "8"), help="draw this figure (.png, .pdf, .svg) and no page")
+    add("--unit", metavar="NAME", help="shown when the page opens: image.1.GA, rollout, ...")
+    add("--head", type=natural, metavar="N", help="head of --unit, from 0 (default: the mean)")
     add("--checkpoint", choices=("last", "best"), default="last", help="of a run (default: last)")
     args = parser.parse_intermixed_args()
     texts = [*args.arguments, *(args.questions or [])]
@@ -86,9 +89,9 @@ def parse() -> argparse.Namespace:
         raise RunError(f"name one run folder or checkpoint, not {shorten(targets) or 'none'}")
     args.run = targets[0]
     if args.head is not None and args.unit is None:
-        raise RunError("--head is one of a unit; name the unit with --unit")
+        raise RunError("--head needs --unit")
     if args.figure and (args.unit or args.head is not None):
-        raise RunError("--unit and --head say what a page opens with; --figure draws its own")
+        raise RunError("--unit and --head are for pages; remove them or --figure")
     return args
 
 
@@ -126,7 +129,7 @@ def main() -> None:
 def choose_questions(
     model: Model, dataset: VQADataset, args: argparse.Namespace
 ) -> tuple[list[int], list[str], list[str]]:
-    """Rows of the dataset, a remark on each, and a sentence on how they were chosen."""
+    """Choose rows of the dataset; return them, a remark on each, and how they were chosen."""
     (split,) = dataset.splits
     where, count = f"split {split.name}", len(dataset)
     pool, remarks, among = list(range(count)), {}, f"{count:,} questions"
@@ -145,13 +148,13 @@ def choose_questions(
     elif args.worst:
         scorer = Scorer(dataset, metric_of(model), model.vocabulary.answers)
         if not scorer.possible:
-            raise RunError(f"{where} has no human answers, which --worst needs")
+            raise RunError(f"{where} has no human answers; --worst needs them")
         predictions = model.predict(dataset)
         wrong, chances = scorer.scores(predictions) == 0, predictions.probabilities[:, 0]
         rows = sorted((row for row in pool if wrong[row]), key=lambda row: -chances[row])
         if not rows:
             raise RunError(f"none of {among} of {where} has a wrong answer")
-        rows, how = rows[: args.worst], f"the most probable of {len(rows):,} mistakes"
+        rows, how = rows[: args.worst], f"the most confident of {len(rows):,} mistakes"
     else:
         number = args.random or {"7": 1, "8": 4}.get(args.figure, 20)
         random = np.random.default_rng(args.seed)
@@ -162,13 +165,13 @@ def choose_questions(
 
 
 def changed_answers(model: Model, dataset: VQADataset, args: argparse.Namespace) -> dict[int, str]:
-    """What the other run says, of each row with another answer than the model's."""
+    """The other run's answer, for each row that it answers differently."""
     other = mcan.load(args.changed, checkpoint=args.checkpoint, overrides=args.overrides)
     (split,) = dataset.splits
     theirs = other.split(split.name)
     (same,) = theirs.splits
     if split.questions_digest != same.questions_digest:
-        raise DataError(f"{same.path}: other questions than in {split.path}")
+        raise DataError(f"{same.path}: not the questions of {split.path}")
     ours, found = model.predict(dataset).answers[:, 0], other.predict(theirs)
     texts = [other.vocabulary.answers[a] for a in found.answers[:, 0].tolist()]
     return {
@@ -188,7 +191,7 @@ def metric_of(model: Model) -> str:
 def explain(
     model: Model, dataset: VQADataset, rows: Sequence[int], find: Pictures
 ) -> Iterator[Explanation]:
-    """The explanations, with the score of the answer that they show, and the pictures."""
+    """Yield the explanations, completed with the score of the first answer and the image."""
     metric, missing = metric_of(model), {}
     explained = progress(model.explain_all(dataset, rows), "explaining", len(rows), leave=False)
     for seen in explained:
@@ -204,25 +207,26 @@ def explain(
                 missing[facts.image_id] = error
         yield seen
     for image_id, reason in list(missing.items())[:5]:
-        message(f"warning: no picture of image {image_id!r}: {reason}")
+        message(f"warning: image {image_id!r} cannot be shown: {reason}")
     if len(missing) > 5:
-        message(f"warning: nor of {len(missing) - 5:,} more images")
+        message(f"warning: nor can {len(missing) - 5:,} more images")
 
 
 def find_pictures(args: argparse.Namespace, dataset: VQADataset) -> Pictures:
-    """Finds the picture of an image id in --images, None without; `DataError` if there is none."""
+    """A function that finds the image of an id in --images: None without --images, `DataError` if
+    the image is missing."""
     source: Path | None = args.images
     if source is None:
         return lambda image_id: None
     if source.is_file():
         store = open_store(source)
         if store.kind != "pixels":
-            raise DataError(f"{source}: holds {store.kind}, no pictures")
+            raise DataError(f"{source}: contains {store.kind}, not pixels")
         places = {i: number for number, i in enumerate(array_to_ids(store.image_ids))}
 
         def find(image_id: Id) -> Image.Image:
             if image_id not in places:
-                raise DataError(f"{source} does not hold it")
+                raise DataError(f"{source} does not contain it")
             pixels, _, _ = store.image(places[image_id])
             return Image.fromarray(np.asarray(pixels)[0].transpose(1, 2, 0))
     elif source.is_dir():
@@ -232,16 +236,16 @@ def find_pictures(args: argparse.Namespace, dataset: VQADataset) -> Pictures:
 
         def find(image_id: Id) -> Image.Image:
             if str(image_id) not in paths:
-                raise DataError(f"{source} does not hold it")
+                raise DataError(f"{source} does not contain it")
             return open_picture(paths[str(image_id)])
     else:
-        raise DataError(f"{source}: no such folder of pictures or store of pixels")
+        raise DataError(f"{source}: no such folder of images or store of pixels")
 
     return find
 
 
 def warnings(model: Model, dataset: VQADataset) -> list[str]:
-    """What a reader of the page has to know of the data."""
+    """What a reader of the page has to know about the data."""
     stores = (*dataset.images.stores, *(dataset.grid.stores if dataset.grid else ()))
     prepared = Prepared.open(model.config.data.prepared)
     texts = unknown_stores(model.checkpoint, stores)
@@ -253,7 +257,7 @@ def warnings(model: Model, dataset: VQADataset) -> list[str]:
 
 
 def draw_figures(figure: str, explanations: list[Explanation], output: Path) -> None:
-    """Figure 8 of all questions; figure 7 of each, numbered if there are several."""
+    """Draw figure 8 of all questions, or figure 7 of each, numbered if there are several."""
     from mcan.explain.figures import draw_figure_7, draw_figure_8, save_figure
 
     groups = [explanations] if figure == "8" else [[seen] for seen in explanations]

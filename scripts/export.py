@@ -25,21 +25,23 @@ from mcan.rows import Padded
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Write a model as a folder of safetensors, YAML and JSON with a model card. "
-        "`mcan.load`, eval.py and train.init_from take the folder."
+        description="Write a model as a folder of safetensors, YAML and JSON, with a model card. "
+        "`mcan.load`, eval.py and train.init_from accept the folder."
     )
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="run folder or .pt file")
-    add("folder", metavar="FOLDER", type=Path, nargs="?", help="must not be there yet, or be empty")
-    add("--checkpoint", choices=("last", "best"), default="last", help="which one of a run")
+    add("folder", metavar="FOLDER", type=Path, nargs="?", help="new or empty folder to write")
+    add("--checkpoint", choices=("last", "best"), default="last", help="checkpoint of a run")
     add(
         "--program",
         type=Path,
         metavar="FILE.pt2",
-        help="write the network as a program of torch.export, with padded tensors as inputs",
+        help="write the network as a torch.export program with padded tensors as inputs",
     )
-    add("--max-words", type=positive, default=14, help="of a question, for --program (%(default)s)")
-    add("--max-regions", type=positive, default=100, help="of an image (%(default)s)")
+    meaning = "words per question, for --program (default: %(default)s)"
+    add("--max-words", type=positive, default=14, help=meaning)
+    meaning = "regions per image, for --program (default: %(default)s)"
+    add("--max-regions", type=positive, default=100, help=meaning)
     return parser.parse_args()
 
 
@@ -62,8 +64,8 @@ def main() -> None:
 
 
 class PlainNetwork(nn.Module):
-    """The network on padded tensors: words (B, n) with their mask, then features (B, m, D) with
-    theirs and, if the network embeds them, boxes (B, m, 4); or pixels (B, 3, H, W)."""
+    """The network on padded tensors: words (B, n) and their mask; then features (B, m, D), their
+    mask and, if the network embeds boxes, boxes (B, m, 4); or pixels (B, 3, H, W)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -87,8 +89,8 @@ class PlainNetwork(nn.Module):
 
 
 def export_program(model: Model, words: int, regions: int) -> torch.export.ExportedProgram:
-    """`PlainNetwork` as a program for any number of questions; raises `DataError` for a network
-    that needs the cells of a grid."""
+    """Export `PlainNetwork` as a program for any number of questions. Raises `DataError` for a
+    network that needs grid cells."""
     config, sizes = model.config, model.checkpoint.sizes
     pixels = config.model.image.input == "pixels"
     if config.data.grid or (config.model.image.position_encoding and not pixels):
@@ -110,7 +112,7 @@ def export_program(model: Model, words: int, regions: int) -> torch.export.Expor
 
 
 def find_results(run: Path, model: Model) -> list[dict[str, Any]]:
-    """What eval.py wrote into the run's folder on this checkpoint, one entry per split.
+    """The results of eval.py for this checkpoint in the run's folder, one entry per split.
 
     Results on other data than the config's, or on a part of it, are in folders named `data_*`.
     """
@@ -122,7 +124,7 @@ def find_results(run: Path, model: Model) -> list[dict[str, Any]]:
 
 
 def model_card(model: Model, results: list[dict[str, Any]]) -> str:
-    """Markdown with the front matter that model hubs read."""
+    """The model card in Markdown, with the front matter that model hubs read."""
     trained = model.checkpoint.trained_on
     datasets, name = list(dict.fromkeys(each["dataset"] for each in trained)), model.config.name
     entries = [

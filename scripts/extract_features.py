@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make an image store from images in a folder or in Parquet; examples: data/FEATURES.md."""
+"""Make an image store from images in a folder or in Parquet files; examples: data/FEATURES.md."""
 
 from __future__ import annotations
 
@@ -38,31 +38,32 @@ SHORT_SIDE, LONG_SIDE = 600, 1000
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Make an image store of features, with torchvision or timm, or of pixels.",
-        epilog="Images that cannot be read are listed in OUTPUT.broken.tsv, and nothing is "
-        "published unless --skip-broken.",
+        epilog="Images that cannot be read are listed in OUTPUT.broken.tsv. Then no store is "
+        "published, except with --skip-broken.",
     )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="{grid,region,pixels}")
     style: Any = {"formatter_class": DefaultsInHelp}
-    text = "the cells of the last map of a classification backbone"
+    text = "the cells of the last feature map of a classification backbone"
     grid = tasks.add_parser("grid", help=text, **style)
     add = grid.add_argument
-    add("--backbone", default="resnet50", help=f"model of torchvision, or {TIMM}NAME")
-    text = "in pixels; default: {}, or for timm the size and the crop of the model"
+    add("--backbone", default="resnet50", help=f"torchvision model, or {TIMM}NAME")
+    text = "in pixels; default: {}, or for timm the model's size and crop"
     add("--short-side", type=positive, help=text.format(SHORT_SIDE))
     add("--long-side", type=positive, help=text.format(LONG_SIDE) + "; overrides the short side")
-    text = "timm: another crop, without margin; border and squash keep the whole image"
+    text = "timm: change the crop and remove its margin; border and squash keep the whole image"
     add("--crop", choices=["center", "border", "squash"], help=text)
-    text = "boxes of a Faster R-CNN with box-head features"
+    text = "the boxes of a Faster R-CNN, with the features of its box head"
     region = tasks.add_parser("region", help=text, **style)
     add = region.add_argument
     boxes = BoxSelection()
-    add("--detector", default="fasterrcnn_resnet50_fpn", help="model of torchvision")
+    add("--detector", default="fasterrcnn_resnet50_fpn", help="torchvision model")
     add("--short-side", type=positive, help="in pixels; default: that of the detector")
     add("--long-side", type=positive, help="in pixels; default: that of the detector")
-    add("--threshold", type=float, default=boxes.threshold, help="least score of a box")
-    add("--overlap", type=float, default=boxes.overlap, help="of boxes of a class, at most")
-    add("--min-boxes", type=positive, default=boxes.min_boxes, help="of an image")
-    add("--max-boxes", type=positive, default=boxes.max_boxes, help="of an image")
+    add("--threshold", type=float, default=boxes.threshold, help="minimum score of a box")
+    text = "maximum overlap (IoU) of boxes of one class"
+    add("--overlap", type=float, default=boxes.overlap, help=text)
+    add("--min-boxes", type=positive, default=boxes.min_boxes, help="per image")
+    add("--max-boxes", type=positive, default=boxes.max_boxes, help="per image")
     pixels = tasks.add_parser("pixels", help="the images themselves, resized to one size", **style)
     add = pixels.add_argument
     add("--size", type=positive, nargs=2, required=True, metavar=("H", "W"), help="in pixels")
@@ -72,21 +73,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         add("images", metavar="IMAGES", type=Path, help=text)
         add_fill_arguments(task)
         add("--ids", choices=ID_RULES, default="stem", help=ID_HELP)
-        text = "Parquet: image=FIELD id=FIELD, unless they have well-known names"
+        text = "Parquet fields, if their names are not recognised: image=FIELD id=FIELD"
         add("--fields", nargs="+", default=[], metavar="NAME=FIELD", help=text)
-        add("--max-pixels", type=positive, default=MAX_PIXELS, help="of an image")
+        add("--max-pixels", type=positive, default=MAX_PIXELS, help="per image")
         add("--shard", type=shard, default="1/1", metavar="I/N", help="I-th of N parts, from 1")
     for task in (grid, region):
         add = task.add_argument
         add("--float32", action="store_true", help="store float32 instead of float16")
         text = (
-            "DEFAULT: what torchvision or timm publishes, downloaded; FILE: a state dictionary; "
-            "random: for trying things out"
+            "DEFAULT: the published weights, downloaded; FILE: a state dictionary; random: for "
+            "trying things out"
         )
         add("--weights", required=True, metavar="DEFAULT|FILE|random", help=text)
-        add("--precision", choices=["float32", "bf16"], default="float32", help="of the network")
+        add(
+            "--precision",
+            choices=["float32", "bf16"],
+            default="float32",
+            help="precision of the network",
+        )
         add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-        add("--batch-size", type=positive, default=8, help="images of equal shape")
+        add("--batch-size", type=positive, default=8, help="images of one shape per batch")
     return parser.parse_args(arguments)
 
 
@@ -135,7 +141,7 @@ def find_images(source: Path, args: argparse.Namespace) -> Mapping[Id, ImageSour
     files = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
     if not files:
         if fields:
-            raise DataError(f"{source}: --fields is for Parquet files, and there is none")
+            raise DataError(f"{source}: --fields is for Parquet files, but there are none")
         return list_images(source, args.ids)
     return list_packed_images(files, args.ids, fields)
 

@@ -1,7 +1,7 @@
-"""A model as a folder that others can read: safetensors, YAML and JSON, without Python objects.
+"""A model as a folder that other programs can read: safetensors, YAML and JSON, no Python objects.
 
-`model.safetensors` holds the weights and, in its header, what else a checkpoint says;
-`config.yaml` and `vocabulary.json` are those of a run and of a prepared folder.
+`model.safetensors` contains the weights and, in its header, the rest of the checkpoint.
+`config.yaml` has the format of a run's, `vocabulary.json` that of a prepared folder's.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def write_exported(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def read_exported(folder: Path) -> Checkpoint:
-    """The checkpoint of an exported folder, to evaluate or to start another run from.
+    """Read the checkpoint of an exported folder, to evaluate it or to start another run from it.
 
-    Raises `RunError` if it is not as `write_exported` wrote it.
+    Raises `RunError` if the folder is damaged or was not written by `write_exported`.
     """
     safetensors, path = _safetensors(), folder / EXPORTED
     try:
@@ -57,7 +57,7 @@ def read_exported(folder: Path) -> Checkpoint:
     if not vocabulary.is_file():
         raise RunError(f"{vocabulary}: no such file; export the run again")
     if Vocabulary.read(vocabulary).digest != header.get("vocabulary_digest"):
-        raise RunError(f"{vocabulary}: is not that of {path}; export the run again")
+        raise RunError(f"{vocabulary}: not the vocabulary of {path}; export the run again")
     known = {each.name for each in fields(Checkpoint)} - _NOT_IN_HEADER
     return Checkpoint(
         **{name: value for name, value in header.items() if name in known},

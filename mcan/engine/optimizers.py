@@ -48,7 +48,7 @@ def build_optimizer(
         if not any(part == number for part, _ in parts):
             raise ConfigError(
                 f"optimizer.groups: no parameter is left for {group['match']!r}: none matches, or "
-                "those that do are frozen or in an earlier group; names such as "
+                "all that match are frozen or in an earlier group; parameters: "
                 f"{shorten((name for name, _ in model.named_parameters()), 3)}"
             )
     rates = [*({"lr": group["lr"]} for group in groups), {}]

@@ -1,4 +1,4 @@
-"""Start a network from the weights of another run; freeze parts of it."""
+"""Initialise a network with the weights of another run; freeze parts of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROWS = {
     "classifier.weight": "answers",
     "classifier.bias": "answers",
 }
-"""Parameters with a row per word or answer, which are matched by their text."""
+"""Parameters with one row per word or answer; rows are matched by text."""
 
 
 def transfer(
@@ -26,9 +26,9 @@ def transfer(
 ) -> str:
     """Load the weights of `source` into `model` by name, and return a report.
 
-    Rows of the word embedding and of the classifier go where the same word or answer is now; new
-    ones keep their initial values. With `partial`, tensors that are missing or of another shape
-    keep theirs too; else they are a `RunError`.
+    Rows of the word embedding and of the classifier are copied to the row of the same word or
+    answer; rows of new words and answers keep their initial values. With `partial`, so do tensors
+    that are missing in `source` or have another shape; otherwise these raise `RunError`.
     """
     entries = {
         of: (_entries(before, of), _entries(vocabulary, of))
@@ -51,8 +51,8 @@ def transfer(
             new.append(name)
     if new and not partial:
         raise RunError(
-            f"{source.source}: has no {shorten(new, 4)} of the shape that the config asks for; "
-            "with train.init_from.partial=true, what fits is loaded"
+            f"{source.source}: missing, or with another shape than in the config: "
+            f"{shorten(new, 4)}; train.init_from.partial=true loads only what fits"
         )
     left = sorted(source.model.keys() - (state.keys() - new))
     report = [f"{len(state) - len(new)} of {len(state)} tensors", *map(" ".join, carried.items())]
@@ -66,7 +66,7 @@ def _entries(vocabulary: Vocabulary, of: str) -> tuple[str, ...]:
 
 
 def _copy_rows(given: Tensor, before: Sequence[str], value: Tensor, now: Sequence[str]) -> str:
-    """Copy the rows of entries that are in both, and say how many these are."""
+    """Copy the rows of entries that are in both vocabularies, and report their number."""
     places = {entry: place for place, entry in enumerate(before)}
     common = [(place, places[entry]) for place, entry in enumerate(now) if entry in places]
     to, source = torch.tensor(common, dtype=torch.int64).reshape(-1, 2).unbind(1)
@@ -77,7 +77,7 @@ def _copy_rows(given: Tensor, before: Sequence[str], value: Tensor, now: Sequenc
 def inherit(metadata: Checkpoint, source: Checkpoint, resumed: bool) -> None:
     """Add to `metadata` what the weights were trained on before this run.
 
-    `source` is what the run starts from, or its own checkpoint if it is `resumed`.
+    `source` is the checkpoint that the run starts from, or its own checkpoint if it is `resumed`.
     """
     metadata.trained_on += [
         split | {"before": True}
@@ -90,9 +90,9 @@ def inherit(metadata: Checkpoint, source: Checkpoint, resumed: bool) -> None:
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Stop learning of the parameters whose names match (`*` matches anything, dots included).
+    """Freeze the parameters whose names match (`*` matches anything, including dots).
 
-    Raises `ConfigError` for a pattern that matches none, or if nothing learns any more.
+    Raises `ConfigError` for a pattern without a match, or if all parameters are frozen.
     """
     for pattern in patterns:
         matching = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
@@ -101,8 +101,8 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         for parameter in matching:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError("train.freeze: no parameter is left to learn")
+        raise ConfigError("train.freeze: no parameter is left to train")
 
 
 def _names(model: nn.Module) -> str:
-    return f"there is {shorten((name for name, _ in model.named_parameters()), 6)}"
+    return f"parameters: {shorten((name for name, _ in model.named_parameters()), 6)}"

@@ -1,7 +1,7 @@
-"""Whether attention explains: how even it is, where it falls, and what erasing shows.
+"""Does attention explain answers? Its entropy, its share on targets, and accuracy after erasure.
 
-B questions of a batch, Q of all; h heads, n words, m image rows (regions, or cells of a grid or a
-stem), M the most rows of a question; S targets: sets of image rows that are known to matter.
+B questions of a batch, Q in total; h heads, n words, m image rows (regions, or cells of a grid or
+stem), M the maximum number of rows; S targets: sets of image rows that are known to matter.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mcan.rows import Packed
 
 Array = NDArray[Any]
 Targets = Mapping[str, Sequence[Sequence[int]]]
-"""Name -> of each question the image rows that matter, empty if there are none."""
+"""Name -> for each question, the image rows that matter; empty if there are none."""
 MODALITIES = ("words", "regions")
 ANY = "any row"
 DRAWS = 3
-"""Random orders of erasure, whose scores are averaged."""
+"""Number of random orders of erasure, whose scores are averaged."""
 MOST_STEPS = 10
 _OBSERVED, _ERASED = 32, 256  # questions of one batch, and questions with rows erased
 
@@ -38,8 +38,8 @@ _OBSERVED, _ERASED = 32, 256  # questions of one batch, and questions with rows 
 def entropies(weights: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """(B, h) the entropy of weights (B, h, q, k) in nats, and relative to that of even weights.
 
-    The mean over the first `queries` (B,). Even weights on `keys` (B,) have the entropy log keys;
-    a single key has no relative entropy (NaN).
+    Both are means over the first `queries` (B,). Even weights on `keys` (B,) have entropy log keys.
+    With a single key, the relative entropy is undefined (NaN).
     """
     factors = _mean_over(_first(queries, weights.shape[2])).to(weights.dtype)
     nats = (torch.special.entr(weights).sum(-1) * factors[:, None]).sum(-1)
@@ -50,8 +50,8 @@ def entropies(weights: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, T
 def masses(weights: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
     """(B, h, F, S) the share of attention that goes from each source to each target.
 
-    Of weights (B, h, >= q, >= k), the mean over a source's rows of the sum over a target's.
-    `sources` (B, F, q) and `targets` (B, S, k) say which rows belong to each; NaN if none does.
+    For weights (B, h, >= q, >= k): the sum over a target's rows, averaged over a source's rows.
+    `sources` (B, F, q) and `targets` (B, S, k) mark the rows of each; NaN for one without rows.
     """
     weights = weights[:, :, : sources.shape[2], : targets.shape[2]]
     factors = _mean_over(sources).to(weights.dtype)
@@ -70,14 +70,14 @@ def _mean_over(sets: Tensor) -> Tensor:
 
 
 def _sides(seen: Observation, name: str) -> tuple[str, str]:
-    """The modality of the queries and of the keys of an attention."""
+    """The modalities of the queries and the keys of an attention."""
     image = not name.startswith("question.")
     return MODALITIES[image], MODALITIES[image != seen.guided.get(name, False)]
 
 
 def last_unit(seen: Observation) -> tuple[Tensor | None, Tensor | None]:
-    """Words (B, n) and regions (B, m): the raw weights of the last unit whose keys they are, the
-    mean over heads and queries; None if there is no such unit."""
+    """Words (B, n) and regions (B, m): the raw weights of the last unit with these keys, averaged
+    over heads and queries; None if there is no such unit."""
     found: dict[str, Tensor] = {}
     for name in seen.units:
         of_queries, of_keys = _sides(seen, name)
@@ -91,19 +91,19 @@ RANKINGS: dict[str, Callable[[Observation], tuple[Tensor | None, Tensor | None]]
     "last unit": last_unit,
     **METHODS,
 }
-"""What erasure compares: ways to give each word and each region one number."""
+"""What erasure compares: methods that give each word and each region one value."""
 
 
 @dataclass(frozen=True)
 class Attended:
-    """What the attention of Q questions says.
+    """Measures of the attention for Q questions.
 
-    - `nats` and `relative`: name of an attention -> (Q, h), see `entropies`. In place of heads, a
-      reduction has glimpses;
+    - `nats` and `relative`: name of an attention -> (Q, h), see `entropies`. For a reduction,
+      glimpses take the place of heads;
     - `mass`: name of an attention on image rows, or of a ranking -> (Q, h, F, S), see `masses`. The
       first source is `ANY` row; image self-attention also has the targets as sources;
     - `uniform` (Q, S): the share of a question's image rows that are in a target, NaN for none;
-    - `rankings`: modality -> ranking -> (Q, M) a number for each of the `counts` (Q,) rows. The
+    - `rankings`: modality -> ranking -> (Q, M) a value for each of the `counts` (Q,) rows. The
       ranking `targets` puts the rows of all targets first.
     """
 
@@ -118,9 +118,9 @@ class Attended:
 def study(
     observe: Callable[[Sequence[int]], Observation], question_ids: Sequence[Id], targets: Targets
 ) -> Attended:
-    """Observe all questions, with gradients: `observe` takes their places in `question_ids` (Q).
+    """Measure all questions. `observe`, with gradients, takes their positions in `question_ids`.
 
-    Raises `DataError` if a target has rows that an image has not.
+    Raises `DataError` if a target has a row that its image does not have.
     """
     parts: dict[tuple[str, str], list[Tensor]] = {}
 
@@ -174,7 +174,7 @@ def study(
 
 
 def _sets(targets: Targets, rows: range, counts: list[int], ids: Sequence[Id]) -> Tensor:
-    """(B, S, m) whether an image row is in a target, of the questions `rows`."""
+    """(B, S, m) whether an image row is in a target, for the questions `rows`."""
     sets = torch.zeros(len(rows), len(targets), max(counts), dtype=torch.bool)
     for place, (row, count) in enumerate(zip(rows, counts, strict=True)):
         for number, (name, of_question) in enumerate(targets.items()):
@@ -189,7 +189,7 @@ def _sets(targets: Targets, rows: range, counts: list[int], ids: Sequence[Id]) -
 
 
 def _join(parts: Sequence[Tensor]) -> Array:
-    """Batches one after the other; zeros fill up the last axis where it is shorter."""
+    """Concatenate batches; shorter last axes are padded with zeros."""
     if parts[0].dim() > 1:
         longest = max(part.shape[-1] for part in parts)
         parts = [F.pad(part, (0, longest - part.shape[-1])) for part in parts]
@@ -197,12 +197,12 @@ def _join(parts: Sequence[Tensor]) -> Array:
 
 
 def erase_rows(network: nn.Module, batch: Batch, modality: str, keep: Tensor) -> Tensor:
-    """(B, A) the logits of a packed batch without the words or the regions where `keep` (B, M),
-    false beyond a question's rows, is false.
+    """(B, A) the logits of a packed batch without the words or regions for which `keep` (B, M) is
+    false; it is false beyond a question's rows.
 
-    Words leave the question before it is encoded. Image rows leave after the image encoder, which
-    sees each on its own, so this equals leaving them out of the input. Cells of a stem have seen
-    the pixels around them, and keep what they saw.
+    Words are removed before the question is encoded. Image rows are removed after the image
+    encoder. It encodes each row by itself, so this equals removing them from the input. But the
+    cells of a stem still contain what they received from the pixels around them.
     """
 
     def kept(x: Tensor, rows: Packed) -> tuple[Tensor, Packed]:
@@ -237,7 +237,7 @@ def erased_answers(
     rows: Array,
     keep: Array,
 ) -> Array:
-    """(N,) the answer to each of the questions `rows` (N,) with the rows `keep` (N, M) alone."""
+    """(N,) the answer to each of the questions `rows` (N,) with only the rows `keep` (N, M)."""
     # Equally many rows need no padding, and questions about one image share its encoding.
     order, shared = np.lexsort((rows, keep.sum(1))), dataset.with_shared_images()
     answers = np.empty(len(rows), np.int64)
@@ -255,12 +255,12 @@ def erase(
     counts: Array,
     seed: int = 0,
 ) -> tuple[list[int], dict[tuple[str, str], Array]]:
-    """Erase more and more rows, by each of the `rankings` (Q, M) of `counts` (Q,) rows.
+    """Erase more and more of `counts` (Q,) rows, in the order of each of the `rankings` (Q, M).
 
     `score` takes questions (N,) and the rows to keep (N, M), and returns scores (N,). Returns the
-    numbers of erased rows (K), and by ranking and by which rows go first, "most" or "least", the
-    scores (K, Q); those of ("random", "random") are the mean of some draws. One row always stays.
-    Equal numbers are ordered at random, as the first draw has them.
+    numbers of erased rows (K), and the scores (K, Q) by ranking and by which rows go first, "most"
+    or "least"; those of ("random", "random") are the mean of several draws. One row always stays.
+    Ties are broken at random, in the order of the first draw.
     """
     longest = max(int(counts.max()), 1)
     draws = np.random.default_rng(seed).random((DRAWS, len(counts), longest))
@@ -297,7 +297,7 @@ def erasure_steps(longest: int) -> list[int]:
 
 
 def area(steps: Sequence[int], curve: Array) -> float:
-    """The mean height of a curve (K,) over the numbers of erased rows (trapezoidal rule)."""
+    """The mean height of a curve (K,) over the number of erased rows (trapezoidal rule)."""
     widths = np.diff(steps)
     if not len(widths):
         return float(curve[0])

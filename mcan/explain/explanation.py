@@ -1,6 +1,6 @@
-"""What a model answers to one question, how it read it, and where it looked.
+"""A model's answers to one question, the words it read, and its attention.
 
-h heads, n words and m rows of the image: regions, cells of a grid, or both, in this order.
+h heads, n words and m image rows: regions, grid cells, or both, in this order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".html", ".png", ".pdf", ".svg")
-"""Of files that `Explanation.save` writes."""
+"""File formats of `Explanation.save`."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Words:
-    """How a question was read: the `tokens` (n) that the network sees; `unknown` ones, which all
-    look alike to it; those that were `cut` off the end."""
+    """How the network reads a question: the `tokens` (n) that it sees; the `unknown` ones among
+    them, which it cannot tell apart; and the words `cut` off the end."""
 
     tokens: tuple[str, ...]
     unknown: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Words:
 
     @property
     def note(self) -> str:
-        """A sentence on what the network does not see of the question; empty if it sees all."""
+        """What the network does not see of the question; empty if it sees everything."""
         if not self.tokens:
             return "the question has no words"
         if len(self.unknown) == len(self.tokens):
@@ -58,7 +58,7 @@ class Words:
 
 
 class Answers(list[Answer]):
-    """The answers to a question, the most probable first; `words` says how it was read."""
+    """The answers to a question, the most probable first, and the `words` as read."""
 
     def __init__(self, answers: Iterable[Answer], words: Words) -> None:
         super().__init__(answers)
@@ -67,7 +67,7 @@ class Answers(list[Answer]):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a dataset knows of a question; `human_answers` as written, `score` from 0 to 1."""
+    """What a dataset records about a question: `human_answers` as written, `score` from 0 to 1."""
 
     question_id: Id
     image_id: Id
@@ -82,15 +82,15 @@ class Explanation:
     """The answers to a question, and the attention of every unit behind them.
 
     - `weights`: by name (see `mcan.explain.weights`), in the order of computation: (h, queries,
-      keys) of a unit, (glimpses, keys) of a reduction; rows sum to 1. Queries and keys are the n
-      words or the m image rows; `guided` units have keys of the other modality;
-    - `methods`: name -> numbers of words (n,) and of image rows (m,): `reduction`, `rollout` and
-      `relevance`;
-    - `boxes` (m, 4): where the image rows are, normalised x1 y1 x2 y2; None if nobody knows;
-    - `picture`: the image, if it is at hand; `size`: its width and height in pixels, if known.
+      keys) for a unit, (glimpses, keys) for a reduction; rows sum to 1. Queries and keys are the n
+      words or the m image rows; the keys of `guided` units are of the other modality;
+    - `methods`: name -> a value for each word (n,) and each image row (m,): `reduction`, `rollout`
+      and `relevance`;
+    - `boxes` (m, 4): positions of the image rows, normalised x1 y1 x2 y2; None if unknown;
+    - `picture`: the image, if available; `size`: its width and height in pixels, if known.
 
-    A high weight is not a cause: deep layers mix what rows hold. Compare with erasing words or
-    regions, as `scripts/analyse_attention.py` does.
+    A high weight is not proof of a cause, because rows of deep layers are mixtures. Erase words or
+    regions and compare the answers, as `scripts/analyse_attention.py` does.
     """
 
     question: str
@@ -109,7 +109,7 @@ class Explanation:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """(n,) the words as the network sees them; a question without words is one unknown word."""
+        """(n,) the words as the network sees them: one unknown word if the question is empty."""
         return self.words.tokens or ("(none)",)
 
     @property
@@ -118,25 +118,27 @@ class Explanation:
         return list(self.weights)
 
     def attention(self, name: str, head: int | None = None) -> NDArray[np.float32]:
-        """(queries, keys) of a unit, or (keys,) of a reduction: the mean over heads or glimpses,
-        or that of one `head` (glimpse), counted from 0. Raises `RunError` if there is none."""
+        """Return (queries, keys) for a unit, or (keys,) for a reduction: the mean over heads or
+        glimpses, or one `head` (glimpse), counted from 0. Raises `RunError` for a wrong name or
+        head."""
         if name not in self.weights:
-            raise RunError(f"there is no attention {name!r}; there is {shorten(self.names, 40)}")
+            raise RunError(f"there is no attention {name!r}; choose from {shorten(self.names, 40)}")
         weights = self.weights[name]
         if head is None:
             mean: NDArray[np.float32] = weights.mean(0)
             return mean
         if not 0 <= head < len(weights):
-            raise RunError(f"{name} has {len(weights)} heads, counted from 0; there is no {head}")
+            raise RunError(f"{name} has no head {head}, only heads 0 to {len(weights) - 1}")
         one: NDArray[np.float32] = weights[head]
         return one
 
     def values(
         self, name: str, head: int | None = None
     ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """One number for each word (n,) and image row (m,), None for those it says nothing of.
+        """Return a value for each word (n,) and each image row (m,).
 
-        `name` is a method, or an attention: the mean over its queries.
+        `name` is a method, or an attention. An attention gives the mean over its queries, and None
+        for the modality without keys.
         """
         if name in self.methods:
             return self.methods[name]
@@ -145,14 +147,15 @@ class Explanation:
         return (keys, None) if self.on_words(name) else (None, keys)
 
     def on_words(self, name: str) -> bool:
-        """Whether the keys of an attention are the words."""
+        """Whether the keys of an attention are words."""
         return name.startswith("question.") != (name in self.guided)
 
     def heat_map(self, values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[Any]:
-        """(height, width) from 0 to 1: each pixel has the sum of the boxes around it, relative to
-        the highest. `values` (m,); `size` is width and height. Raises `RunError` without boxes."""
+        """Return (height, width), from 0 to 1: each pixel is the sum of the `values` (m,) of the
+        boxes that contain it, divided by the maximum. `size` is width and height. Raises `RunError`
+        without boxes."""
         if self.boxes is None:
-            raise RunError("the image rows have no boxes, so nobody knows where they are")
+            raise RunError("the image rows have no boxes, so their positions are unknown")
         width, height = size
         heat = np.zeros((height, width))
         corners = self.boxes * [width, height, width, height]
@@ -163,15 +166,15 @@ class Explanation:
         return heat / highest if highest > 0 else heat
 
     def figure(self, name: str = "reduction", head: int | None = None) -> Figure:
-        """Picture and question, shaded by a method or an attention, beside the answers."""
+        """Draw image and question, shaded by a method or an attention, beside the answers."""
         from mcan.explain.figures import draw_explanation  # needs matplotlib
 
         return draw_explanation(self, name, head)
 
     def save(self, path: str | Path, name: str = "reduction", head: int | None = None) -> None:
-        """As a page (.html) with controls for all units, or as `figure` (.png, .pdf, .svg).
+        """Write a page (.html) with controls for all units, or the `figure` (.png, .pdf, .svg).
 
-        An old file is replaced.
+        An existing file is replaced.
         """
         path = Path(path)
         check_suffix(path, *SUFFIXES)

@@ -1,7 +1,7 @@
-"""Figures of attention by matplotlib: one explanation, and the paper's figures 7 and 8.
+"""Attention figures with matplotlib: one explanation, and the paper's figures 7 and 8.
 
-Lengths are inches from the top left corner of a figure, so that the words of a question can be set
-in lines. n words and m image rows, as in `mcan.explain.explanation`.
+Lengths are in inches from the top left corner of a figure, so that the words of a question can be
+set in lines. n words and m image rows, as in `mcan.explain.explanation`.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _WIDTH, _MARGIN, _GAP = 8.8, 0.15, 0.3
 _LINE = 0.17
 """Height of a line of small text."""
 _PIXELS = 800
-"""Of the long side of a picture inside a figure."""
+"""Length of the long side of an image inside a figure."""
 _DARK = 0.3
-"""Brightness of a pixel without any weight; one with the highest keeps its own."""
+"""Brightness factor of a pixel with weight 0; a pixel with the highest weight keeps its own."""
 _OUTLINES = ("#D55E00", "#009E73", "#CC79A7")
 _GREY = "#555555"
 _MOST_ANSWERS = 10
 _CAUTION = (
-    "Percentages are shares of all words or of all regions. A high weight is not a cause: rows of "
-    "deep layers hold what they attended to before."
+    "Percentages are shares of all words or of all regions. A high weight is not proof of a cause: "
+    "rows of deep layers contain what they attended to before."
 )
 _MATRICES = (
     "Rows are queries, columns are keys; rows sum to 1. Each map is as dark as its highest weight. "
-    "Coloured marks: the regions that the reduction weighs most."
+    "Coloured marks: the regions with the highest weights in the reduction."
 )
 _LONGEST = 0.8
 """Width of a word at an axis."""
@@ -58,10 +58,10 @@ _TITLES = {
 
 
 def draw_explanation(seen: Explanation, name: str = "reduction", head: int | None = None) -> Figure:
-    """Question and picture shaded by a method or an attention, and the answers.
+    """Draw question and image shaded by a method or an attention, and the answers.
 
-    Without a picture, regions are drawn on a blank of the image's shape; without boxes, the weights
-    are drawn as a matrix. Raises what `Explanation.attention` raises.
+    Without a picture, regions are drawn on a blank image of the same shape; without boxes, the
+    weights are drawn as a matrix. Raises the same errors as `Explanation.attention`.
     """
     words, rows = seen.values(name, head)
     width = 4.6
@@ -91,12 +91,12 @@ def draw_explanation(seen: Explanation, name: str = "reduction", head: int | Non
 def draw_figure_7(
     seen: Explanation, layers: Sequence[int] | None = None, head: int | None = None
 ) -> Figure:
-    """The attention maps of single units as matrices, with queries in rows and keys in columns.
+    """Draw attention maps of single units as matrices, with queries in rows and keys in columns.
 
-    `layers` count from 0; None: three typical ones. Titles count from 1, as the paper does. The
-    three regions with the highest weight in the attentional reduction are outlined in the picture
-    and marked at the axes. `head`: one of each unit; None: their mean. Raises `RunError` for a
-    layer or head that does not exist.
+    `layers` count from 0; None: three typical ones. Titles count from 1, as in the paper. The three
+    regions with the highest weights in the attentional reduction are outlined in the image and
+    marked at the axes. `head`: one head of each unit; None: the mean. Raises `RunError` for a layer
+    or head that does not exist.
     """
     units: dict[str, dict[int, str]] = {}  # kind of unit, as the paper writes it -> layer -> name
     for name in seen.names:
@@ -109,7 +109,7 @@ def draw_figure_7(
         thirds = (round(len(known) * part / 3) - 1 for part in (1, 2, 3))
         layers = sorted({known[max(0, number)] for number in thirds})
     if missing := [layer for layer in layers if layer not in known]:
-        raise RunError(f"there is no layer {missing[0]}; there are layers 0 to {known[-1]}")
+        raise RunError(f"there is no layer {missing[0]}, only layers 0 to {known[-1]}")
     with drawing():
         text = _set_words(seen.labels, _WIDTH - 2 * _MARGIN, 12, numbers=False)
         words = [_fit(word, 7, _LONGEST) for word in seen.labels]
@@ -143,8 +143,8 @@ def draw_figure_7(
 
 
 def draw_figure_8(examples: Sequence[Explanation]) -> Figure:
-    """The weights of the attentional reductions as the shade of words and the brightness of
-    regions, for some questions, with right and wrong answers. Raises `RunError` without any."""
+    """Draw the weights of the attentional reductions as the shade of words and the brightness of
+    regions, for some questions with their answers. Raises `RunError` if there are no questions."""
     if not examples:
         raise RunError("there are no questions to draw")
     across = min(4, len(examples))
@@ -438,7 +438,7 @@ def _title(seen: Explanation, name: str, head: int | None) -> str:
     if name in REDUCTIONS:
         return f"{name}, {of.replace('head', 'glimpse')}"
     layer = int(name.split(".")[1]) + 1
-    return f"{name}, which is {_kind(seen, name)}-{layer}: mean over queries, {of}"
+    return f"{name}, {_kind(seen, name)}-{layer} in the paper: mean over queries, {of}"
 
 
 def _verdict(seen: Explanation) -> list[tuple[str, str]]:

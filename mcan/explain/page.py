@@ -1,7 +1,7 @@
-"""Explanations as one self-contained HTML page: `page.html` with the data of the questions in it.
+"""Explanations as one self-contained HTML page: `page.html` filled with the questions' data.
 
-The page contacts no host and runs no script but its own: its content security policy names the
-hashes of its script and style. Texts of the data are JSON, which the script shows as text.
+The page contacts no host and runs only its own script: its content security policy names the hashes
+of the script and the style. The data is JSON, and the script inserts it as text only.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from mcan.explain.weights import REDUCTIONS
 from mcan.files import save_text
 
 LIMIT = 25_000_000
-"""The most bytes of a page."""
+"""Maximum size of a page in bytes."""
 SIDE = 400
-"""The most pixels of a picture's longer side."""
+"""Maximum length of an image's longer side in pixels."""
 _LOSSLESS = 128
-"""Pictures of at most this many pixels a side are drawings or thumbnails, stored as PNG."""
+"""Images with sides up to this many pixels are drawings or thumbnails, stored as PNG."""
 _METHODS = {
-    "reduction": "Reduction: what the answer is computed from",
+    "reduction": "Reduction: weights of the rows in the sum that predicts the answer",
     "rollout": "Roll-out: all layers multiplied, heads averaged",
     "relevance": "Relevance: weights times gradients of the answer",
 }
 _LEVELS = (
     "",
-    "To stay below {limit}, single heads are left out: each unit shows the mean of its heads.",
-    "To stay below {limit}, the units are left out: reductions, roll-out and relevance remain.",
+    "To stay below {limit}, the page omits single heads: each unit shows the mean of its heads.",
+    "To stay below {limit}, the page omits the units: it shows reductions, roll-out and relevance.",
 )
 Level = Literal[0, 1, 2]
-"""How much of the weights a page holds: all heads, their means, or no units."""
+"""Which weights a page contains: all heads, their means, or no units."""
 
 
 def write_page(
@@ -59,12 +59,12 @@ def write_page(
     head: int | None = None,
     limit: int = LIMIT,
 ) -> list[str]:
-    """Write the page of `explanations`, a card each; returns a sentence on each thing left out.
+    """Write a page with one card per explanation; return a sentence on each omission.
 
-    `notes` stand below the title, `remarks` on the cards, in their order. The page opens with the
-    method or attention `show` and one `head` or the mean. At most `limit` bytes are written: first
-    single heads are left out, then the units, then later questions. Raises `RunError` if there is
-    no such attention, `DataError` if the page cannot be written.
+    `notes` are shown below the title, `remarks` on the cards, in order. The page opens with the
+    method or attention `show` and one `head` or the mean. To stay within `limit` bytes, the page
+    first omits single heads, then the units, then later questions. Raises `RunError` if there is no
+    such attention, `DataError` if the page cannot be written.
     """
     template = files("mcan.explain").joinpath("page.html").read_text(encoding="utf-8")
     cards: list[str] = []
@@ -81,7 +81,7 @@ def write_page(
         if fitting is None:
             left_out.append(
                 f"Only the first {len(cards)} questions fit into {_megabytes(limit)}; the others "
-                "are left out."
+                "are omitted."
             )
             break
         level, sizes = fitting, grown
@@ -128,7 +128,7 @@ def _policy(template: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON in ASCII that cannot end the script element that it stands in."""
+    """JSON in ASCII that cannot close the script element around it."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -137,7 +137,7 @@ def _megabytes(size: int) -> str:
 
 
 def _card(seen: Explanation) -> dict[str, Any]:
-    """What the page shows of a question, except for its weights."""
+    """What the page shows of a question, except the weights."""
     facts, words = seen.facts, seen.words
     score = None if facts is None else facts.score
     named: dict[str, Any] = {}
@@ -184,11 +184,11 @@ def _data_uri(picture: Image.Image) -> str:
 
 
 def _pack(seen: Explanation, level: Level | int) -> dict[str, Any]:
-    """The weights of a question: `layout` lists name, matrices, rows, columns, what rows and
-    columns are, and how many heads there were; `weights` holds the numbers.
+    """The weights of a question. `layout` lists name, matrices, rows, columns, what rows and
+    columns are, and the original number of heads; `weights` contains the numbers.
 
     These are a zlib stream in base64: the float32 scale of each matrix, little-endian, then the
-    bytes of each matrix, which the scale multiplies.
+    bytes of each matrix. A weight is its byte times the scale.
     """
     layout: list[list[Any]] = []
     scales, numbers = [], []
@@ -217,8 +217,8 @@ def _pack(seen: Explanation, level: Level | int) -> dict[str, Any]:
 def quantise(
     weights: NDArray[np.floating[Any]],
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Matrices (h, queries, keys) as bytes and a scale (h,) each: half a scale is the most that
-    a weight is off. Values that are no numbers, or below 0, become 0."""
+    """Round matrices (h, queries, keys) to bytes, with one scale per matrix (h,). The error of a
+    weight is at most half the scale. Negative and non-finite values become 0."""
     weights = np.clip(np.nan_to_num(weights.astype(np.float64), posinf=0.0), 0, None)
     scale = (weights.reshape(len(weights), -1).max(1, initial=0) / 255).astype(np.float32)
     divisor = np.where(scale > 0, scale, 1).astype(np.float64)[:, None, None]

@@ -1,8 +1,8 @@
-"""The attention weights of a forward pass, and what they say of words and regions together.
+"""The attention weights of a forward pass, and methods that combine them per word and region.
 
 B questions, h heads, n words and m image rows of the longest sample, k = n + m. An attention is
-named by modality, layer (from 0, as `print(model)` shows) and unit: `image.1.GA`; the reductions
-are `question.reduction` and `image.reduction`.
+named by modality, layer (from 0, as in `print(model)`) and unit: `image.1.GA`. The reductions are
+`question.reduction` and `image.reduction`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ REDUCTIONS = ("question.reduction", "image.reduction")
 
 @contextmanager
 def record_attention(model: nn.Module, graph: bool = False) -> Iterator[dict[str, Tensor]]:
-    """The weights of every attention in forward passes inside the block, by the module's name.
+    """Record the weights of every attention in forward passes inside the block, by module name.
 
-    In the order in which they are computed: (B, h, n, m) of attention and (B, glimpses, n) of
-    attentional reduction, before dropout. n and m are at least the longest sample's; padding is
-    zero for keys and arbitrary for queries, and follows the valid rows. Of several forward passes
-    the last one counts. With `graph`, they are the very tensors that the output depends on, to take
-    gradients with respect to; in the padded layout, padding may then lie between regions and grid.
+    The weights are in the order of computation and before dropout: (B, h, n, m) for attention,
+    (B, glimpses, n) for attentional reduction. n and m are at least those of the longest sample.
+    Padding comes after the valid rows; it is zero for keys and arbitrary for queries. A second
+    forward pass replaces the weights of the first. With `graph`, the weights are the tensors that
+    the output depends on, for gradients with respect to them; in the padded layout, padding may
+    then be between regions and grid.
     """
     record: dict[str, Tensor] = {}
 
@@ -61,10 +62,12 @@ def _valid_first(x: Tensor, mask: Tensor) -> Tensor:
 class Observation:
     """What a network computed for a batch of B questions, on the CPU in float32 or more.
 
-    `logits` (B, A); `weights` by the attention's name in the order of computation, (B, h, queries,
-    keys), or (B, glimpses, keys) of a reduction; `words` (B,) and `regions` (B,) count the valid
-    rows, which come first; the rest is padding. `guided` says whether the keys of a unit are the
-    other modality's. `gradients` of the logits of `answers` (B,), if they were asked for.
+    - `logits` (B, A), and `answers` (B,), the indices of the highest;
+    - `weights`: by name, in the order of computation: (B, h, queries, keys) for a unit, (B,
+      glimpses, keys) for a reduction;
+    - `guided`: whether the keys of a unit come from the other modality;
+    - `words` (B,) and `regions` (B,): numbers of valid rows, which come before the padding;
+    - `gradients`, if requested: of the logits of `answers` with respect to `weights`.
     """
 
     logits: Tensor
@@ -82,9 +85,10 @@ class Observation:
 
 
 def observe(network: nn.Module, batch: Batch, gradients: bool = False) -> Observation:
-    """Run `network` (an `MCAN` in evaluation mode) on a batch that entered in the packed layout.
+    """Run `network` (an `MCAN` in evaluation mode) on a batch in the packed layout.
 
-    With `gradients`, also those of each question's highest logit with respect to all weights.
+    With `gradients`, also compute those of each question's highest logit with respect to all
+    weights.
     """
     recording = record_attention(network, graph=gradients)
     with recording as record, torch.set_grad_enabled(gradients), _unfrozen(network, gradients):
@@ -116,7 +120,7 @@ def observe(network: nn.Module, batch: Batch, gradients: bool = False) -> Observ
 
 @contextmanager
 def _unfrozen(network: nn.Module, gradients: bool) -> Iterator[None]:
-    """Without a parameter that needs a gradient, there is no graph to the weights."""
+    """Unfreeze all parameters: if none needs a gradient, there is no graph to the weights."""
     frozen = [p for p in network.parameters() if gradients and not p.requires_grad]
     try:
         for parameter in frozen:
@@ -139,7 +143,7 @@ def _to_cpu(x: Tensor) -> Tensor:
 
 
 def _count_regions(batch: Batch, reduction: Tensor) -> Tensor:
-    """(B,) rows of each question's image: regions and grid cells, or all cells of a stem."""
+    """(B,) number of rows of each question's image: regions and grid cells, or cells of a stem."""
     image = batch.image
     if image.pixels is not None:
         return torch.full((batch.size,), reduction.shape[2])
@@ -150,7 +154,7 @@ def _count_regions(batch: Batch, reduction: Tensor) -> Tensor:
 
 
 def reduction_weights(seen: Observation) -> tuple[Tensor, Tensor]:
-    """The mean over glimpses of both reductions: words (B, n), regions (B, m)."""
+    """The mean over the glimpses of both reductions: words (B, n), regions (B, m)."""
     words, regions = (seen.weights[name].mean(1) for name in REDUCTIONS)
     return words, regions
 
@@ -158,10 +162,10 @@ def reduction_weights(seen: Observation) -> tuple[Tensor, Tensor]:
 def rollout(seen: Observation) -> tuple[Tensor, Tensor]:
     """How much of each word (B, n) and region (B, m) reaches the two reductions.
 
-    Attention roll-out (Abnar and Zuidema 2020) of words and regions as one sequence of k rows: each
-    unit multiplies by half the identity, the residual, plus half its weights, heads averaged. A
-    guided unit's keys are rows of the other modality. Then the rows are weighted by the reductions,
-    so that words and regions sum to 2 together.
+    Attention roll-out (Abnar and Zuidema 2020), with words and regions as one sequence of k rows.
+    Each unit multiplies by half the identity (the residual) plus half its weights, averaged over
+    heads. A guided unit's keys are rows of the other modality. Finally the reductions weight the
+    rows, so words and regions together sum to 2.
     """
     words, regions = reduction_weights(seen)
     n, m = words.shape[1], regions.shape[1]
@@ -175,9 +179,9 @@ def rollout(seen: Observation) -> tuple[Tensor, Tensor]:
 def relevance(seen: Observation) -> tuple[Tensor, Tensor]:
     """The relevance of each word (B, n) and region (B, m) for the highest logit.
 
-    Chefer et al. 2021: positive products of weights and gradients, heads averaged, are added up
-    layer by layer, by their rules for self- and cross-attention. They are read out at the
-    reductions; this read-out for MCAN is ours. Needs an observation with gradients.
+    Follows Chefer et al. 2021: positive products of weights and gradients, averaged over heads, are
+    accumulated layer by layer, by their rules for self- and cross-attention. Differs in the
+    read-out, at the reductions, which MCAN needs. Requires an observation with gradients.
     """
     words, regions = reduction_weights(seen)
     n, m = words.shape[1], regions.shape[1]
@@ -195,19 +199,19 @@ def relevance(seen: Observation) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(seen: Observation, n: int, m: int) -> Iterator[tuple[str, slice, slice]]:
-    """Of each unit its name, and its queries and keys among the k rows: words, then regions."""
+    """For each unit, its name and its queries and keys among the k rows: words, then regions."""
     places = {"question": slice(0, n), "image": slice(n, n + m)}
     other = {"question": "image", "image": "question"}
     for name in seen.units:
         if name not in seen.guided:
-            raise RunError(f"{name}: roll-out and relevance know attention units only")
+            raise RunError(f"{name}: roll-out and relevance support attention units only")
         modality = name.partition(".")[0]
         keys = other[modality] if seen.guided[name] else modality
         yield name, places[modality], places[keys]
 
 
 def _without_identity(total: Tensor) -> Tensor:
-    """Rows of R - I that sum to 1, or to 0 where nothing was added yet, plus I."""
+    """R - I with rows that sum to 1, or to 0 if nothing was added yet, plus I."""
     identity = torch.eye(total.shape[1], dtype=total.dtype)
     added = total - identity
     sums = added.sum(-1, keepdim=True)
@@ -226,4 +230,4 @@ METHODS: dict[str, Callable[[Observation], tuple[Tensor, Tensor]]] = {
     "rollout": rollout,
     "relevance": relevance,
 }
-"""Ways to give each word and each region one number."""
+"""Methods that give each word and each region one value."""

@@ -83,10 +83,10 @@ def extract_features(
 def extractor_of(
     made_by: str, weights: Path | None, device: torch.device
 ) -> Callable[[Image.Image], ImageRows]:
-    """What makes features of a picture as those of a store were made.
+    """A function that extracts an image's features in the same way as those of a store.
 
-    `made_by` is `ImageStore.made_by`; `weights` the file, if the network's weights came from one.
-    Nothing is downloaded. Raises `DataError` that says what to do.
+    `made_by` is `ImageStore.made_by`; `weights` is the weights file, if one was used. Nothing is
+    downloaded. Raises `DataError` with the remedy.
     """
     settings, choice = {}, RANDOM
     resize: Resizing = None
@@ -131,10 +131,10 @@ def extractor_of(
         try:
             pixels = ImageRows(0, resize_image(picture, resize), size=picture.size)
         except ValueError as error:
-            raise DataError(f"the picture: {error}") from error
+            raise DataError(f"the image: {error}") from error
         found = _extract(extractor, device, settings["precision"], 1, [pixels])[0]
         if isinstance(found, BrokenImage):
-            raise DataError(f"the picture: {found.reason}")
+            raise DataError(f"the image: {found.reason}")
         return found
 
     return extract

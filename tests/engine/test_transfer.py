@@ -72,8 +72,8 @@ def test_another_size_needs_partial(source, target):
     result = target.train("b", start_from(source), deeper)
     assert result.status == 2
     (line,) = result.errors()
-    assert "has no cascade.question.1.SA.attention.query.weight, " in line
-    assert line.endswith("with train.init_from.partial=true, what fits is loaded")
+    assert "in the config: cascade.question.1.SA.attention.query.weight, " in line
+    assert line.endswith("train.init_from.partial=true loads only what fits")
     assert not target.run("b").exists()
     partial = f"train.init_from={{checkpoint: {source.run('source')}, partial: true}}"
     result = target.train("b", partial, deeper, "model.fusion_size=14", *STILL)
@@ -179,8 +179,8 @@ def test_groups_of_a_config_follow_the_schedule(target):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("train.freeze=[nothing*]", "train.freeze: no parameter matches 'nothing*'; there is"),
-        ("train.freeze=['*']", "train.freeze: no parameter is left to learn"),
+        ("train.freeze=[nothing*]", "train.freeze: no parameter matches 'nothing*'; parameters: "),
+        ("train.freeze=['*']", "train.freeze: no parameter is left to train"),
         ("optimizer.groups=[{match: nothing*, lr: 1}]", "is left for 'nothing*'"),
         ("optimizer.groups=[{match: classifier*}]", "optimizer.groups"),
         ("train.init_from={checkpoint: nowhere}", "nowhere: neither a checkpoint nor a run folder"),

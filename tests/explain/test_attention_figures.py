@@ -133,7 +133,7 @@ def test_answers_and_what_people_said():
     assert "question q0, image 0" in shown
     assert {"score: 100%", "Weights of the attentional reductions"} <= set(shown)
     shown = texts(draw_explanation(made_up(), "image.1.GA", 2))
-    assert "image.1.GA, which is GA(X,Y)-2: mean over queries, head 2" in shown
+    assert "image.1.GA, GA(X,Y)-2 in the paper: mean over queries, head 2" in shown
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_figure_7_of_networks_without_some_units():
 @pytest.mark.parametrize(
     ("layers", "head", "message"),
     [
-        ([2], None, "there is no layer 2; there are layers 0 to 1"),
+        ([2], None, "there is no layer 2, only layers 0 to 1"),
         ([0, -1], None, "there is no layer -1"),
-        (None, 3, "has 3 heads, counted from 0; there is no 3"),
+        (None, 3, "has no head 3, only heads 0 to 2"),
     ],
 )
 def test_figure_7_of_what_does_not_exist(layers, head, message):

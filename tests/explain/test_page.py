@@ -257,7 +257,7 @@ def test_unknown_attention(path, show):
 
 
 def test_unknown_head(path):
-    with pytest.raises(RunError, match=r"image.1.GA has 3 heads, counted from 0; there is no 3"):
+    with pytest.raises(RunError, match=r"image.1.GA has no head 3, only heads 0 to 2"):
         write_page(path, [made_up()], "A page", show="image.1.GA", head=3)
 
 

@@ -282,7 +282,7 @@ def test_opens_with_the_reductions_if_units_are_left_out(browser, tmp_path):
     path = tmp_path / "page.html"
     large = made_up(regions=100, heads=8)
     left_out = write_page(path, [large], "A page", show="image.0.GA", head=1, limit=40_000)
-    assert "the units are left out" in left_out[0]
+    assert "the page omits the units" in left_out[0]
     browser.open(path.as_uri())
     assert close(words(browser), large.methods["reduction"][0])
     assert left_out[0] in text(browser, "#notes")
@@ -295,7 +295,7 @@ def test_without_boxes_only_words_and_matrix(browser, tmp_path):
     browser.open(path.as_uri())
     settle(browser)
     assert browser.run("document.querySelector('.picture').hidden")
-    assert text(browser, ".seen").startswith("Nobody knows where the regions are")
+    assert text(browser, ".seen").startswith("The positions of the regions are unknown")
     assert not browser.run("document.querySelector('.matrix').hidden")
     assert text(browser, ".note") == "the question has no words"
     assert text(browser, ".facts") == "not scored · 1 of 1"

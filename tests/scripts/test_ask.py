@@ -204,9 +204,12 @@ def test_modes_of_pictures_answer_alike(lab, tmp_path):
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "no picture": (
         ["runs/a", "none.png", "q"],
-        "'none.png': no such file, and no image of that id",
+        "'none.png': no such file, and no image with this id",
     ),
-    "unknown id": (["runs/a", "99", "q"], "99: no such file, and no image of that id in images.h5"),
+    "unknown id": (
+        ["runs/a", "99", "q"],
+        "99: no such file, and no image with this id in images.h5",
+    ),
     "folder": (["runs/a", "nothing", "q"], "'nothing': no such file"),
     "empty name": (["runs/a", "", "q"], "'': no such file"),
     "NUL in the name": (["runs/a", "a\0b", "q"], "no such file"),

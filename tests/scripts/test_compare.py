@@ -299,7 +299,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         ("runs/a runs/b --split tset", r"no split 'tset'; there is val, test"),
         ("runs/c_no_split runs/a", r"c_no_split: the config has no data.evaluate; use"),
         ("runs/a runs/c_reworded", r"c_reworded/.* answers all of the 6 .* of reworded/val.h5, ru"),
-        ("runs/a runs/b --split test", r"test.h5: questions without human answers to score agains"),
+        ("runs/a runs/b --split test", r"test.h5: some questions have no human answers"),
         ("runs/a runs", r"runs: no evaluation of val in predictions/; make one with eval.py"),
         ("runs/a runs/b runs/b", r"name two runs, RUN RUN, or two groups, --a RUN"),
         ("runs/a runs/b --json there.json", r"there.json: exists; choose another --json"),
@@ -311,7 +311,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         ("--a runs/a runs/a --b runs/b runs/b", r"the seeds of A are 0, 0, those of B 0, 0"),
         ("--a runs/a lone --b runs/b runs/b_1", r"lone: not in a run folder, so its seed is"),
         ("--a runs/a runs/c_1 --b runs/c_reworded runs/b_1", r"c_reworded/.* of reworded/val.h5"),
-        ("runs/a other", r"other/metrics.json: not what eval.py wrote"),
+        ("runs/a other", r"other/metrics.json: not written by eval.py, or damaged"),
         ("lone lone", r"lone and lone are not in run folders: data.prepared is missing"),
     ],
 )

@@ -113,7 +113,7 @@ def test_upload_question_answer_attention(browser, lab, demo, monkeypatch, tmp_p
     expected = mcan.load("runs/a").answer("pictures/one.png", "word1 plus2")[0]
     browser.open(demo)
     browser.wait("!!document.querySelector('#question textarea')", 60)
-    assert ask(browser, "word1 plus2") == "choose or upload a picture first"
+    assert ask(browser, "word1 plus2") == "choose or upload an image first"
     upload(browser, lab.folder / "pictures/one.png")
     assert ask(browser, "word1 plus2") == str(expected)
     figure = shown_figure(browser)
@@ -149,7 +149,7 @@ def test_mistakes_are_sentences(browser, lab, demo):
         assert found.startswith(sentence)
         assert "\n" not in found
         assert not browser.run("!!document.querySelector('#figure img')")
-    assert ask(browser, "  ") == "type a question about the picture"
+    assert ask(browser, "  ") == "type a question about the image"
     upload(browser, lab.folder / "dot.png")
     assert "(" in ask(browser, "word1 plus2")
     assert "words are unknown" in ask(browser, "x" * 10_000 + "\x00")

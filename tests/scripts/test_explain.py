@@ -107,7 +107,7 @@ def test_worst_are_the_mistakes_with_the_highest_probability(lab):
     found, data = cards(lab, "--worst", "3")
     assert ids(found) == [entry["question_id"] for entry in wrong[:3]]
     assert {card["verdict"] for card in found} == {"wrong"}
-    assert data["notes"][0] == f"3 of 20 questions: the most probable of {len(wrong)} mistakes."
+    assert data["notes"][0] == f"3 of 20 questions: the most confident of {len(wrong)} mistakes."
 
 
 def test_changed_are_questions_with_another_answer(lab):
@@ -139,7 +139,7 @@ def test_split_without_human_answers(lab):
     assert ids(found) == [1000, 1001, 1002]
     assert all((card["verdict"], card["people"]) == ("", []) for card in found)
     (line,) = explain(lab, "data.prepared=asked", "--worst", "2", "--output", "w.html").errors()
-    assert line == "error: split val has no human answers, which --worst needs"
+    assert line == "error: split val has no human answers; --worst needs them"
 
 
 @pytest.mark.parametrize("images", ["pictures", "pixels.h5"])
@@ -152,7 +152,7 @@ def test_pictures(lab, images):
     assert len(set(others)) == len({card["facts"]["image"] for card in found} - {"3"})
     result = explain(lab, "--images", images, "--output", "with_pictures.html")
     (lab.folder / "with_pictures.html").unlink()
-    warning = f"warning: no picture of image 3: {images} does not hold it\n"
+    warning = f"warning: image 3 cannot be shown: {images} does not contain it\n"
     assert result.err.count(warning) == bool(of_3)
 
 
@@ -210,11 +210,11 @@ FAULTS = {
     "unknown id of the right kind": ("--questions none", "split val has no question none"),
     "unknown unit": (
         "--unit image.7.GA",
-        "there is no attention 'image.7.GA'; there is question.0.SA",
+        "there is no attention 'image.7.GA'; choose from question.0.SA",
     ),
     "unknown head": (
         "--unit image.0.GA --head 2",
-        "image.0.GA has 2 heads, counted from 0; there is no 2",
+        "image.0.GA has no head 2, only heads 0 to 1",
     ),
     "no such split": ("--split nope", "there is no split 'nope'"),
     "page exists": (
@@ -229,8 +229,8 @@ FAULTS = {
         "--figure 8 --output f.html",
         "--output f.html: choose a name that ends in .png or .pdf or .svg",
     ),
-    "unit of a figure": ("--figure 7 --unit rollout", "--figure draws its own"),
-    "head of nothing": ("--head 1", "--head is one of a unit; name the unit with --unit"),
+    "unit of a figure": ("--figure 7 --unit rollout", "remove them or --figure"),
+    "head of nothing": ("--head 1", "--head needs --unit"),
     "two runs": ("runs/b", "name one run folder or checkpoint, not runs/a, runs/b"),
     "same run": ("--changed runs/a", "runs/a gives the same answers to all 20 questions"),
     "no such other run": ("--changed runs/none", "runs/none: neither a checkpoint nor a run"),
@@ -238,9 +238,9 @@ FAULTS = {
     "no pictures": ("--images prepared", "prepared: no folder with images"),
     "no such folder": (
         "--images nowhere",
-        "nowhere: no such folder of pictures or store of pixels",
+        "nowhere: no such folder of images or store of pixels",
     ),
-    "a store of features": ("--images images.h5", "images.h5: holds regions, no pictures"),
+    "a store of features": ("--images images.h5", "images.h5: contains regions, not pixels"),
     "no store": ("--images config.yaml", "config.yaml: "),
     "names without numbers": ("--images named", "the name 'cat' does not end in an integer id"),
     "wrong key": ("data.nope=1", "data.nope"),

@@ -171,7 +171,7 @@ def test_damaged_exports(lab, tmp_path, mode):
     else:
         damage(tmp_path / "x/model.safetensors", mode)
     with pytest.raises(
-        RunError, match=r"damaged|(no such file|is not that of .*); export the run again"
+        RunError, match=r"damaged|(no such file|not the vocabulary of .*); export the run again"
     ):
         mcan.load(tmp_path / "x")
 
