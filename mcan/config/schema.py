@@ -29,11 +29,12 @@ ADDED_KEYS = {
     "data.limit": None,
     "train.max_steps": None,
     "train.init_from": None,
-    "train.freeze": (),
-    "optimizer.groups": (),
+    "train.freeze": [],
+    "optimizer.groups": [],
     "evaluation.best_by": "overall",
 }
-"""Keys younger than this version: at these values they leave the identity of a run as it was."""
+"""Keys younger than this version: at these values, in JSON, they leave the identity of a run as it
+was."""
 
 
 class DataConfig(Section):

@@ -328,7 +328,7 @@ def run_id(config: Config, row: Row) -> str:
     """
     free = free_keys() - (flatten(parse_overrides(row.overrides)).keys() & _DATA_KEYS)
     keys = flatten(config.model_dump(mode="json"))
-    added = {key for key, value in ADDED_KEYS.items() if keys[key] == value}
+    added = {key for key, value in ADDED_KEYS.items() if keys.get(key) == value}
     content = {key: value for key, value in keys.items() if key not in free | added}
     text = json.dumps({"schema": SCHEMA_VERSION, "config": content}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

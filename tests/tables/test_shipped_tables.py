@@ -54,6 +54,11 @@ def test_rows_that_are_one_network_are_one_run(monkeypatch):
     assert folders["table_2"]["MCAN_ed-6"] == folders["authors_readme"]["MCAN-small"]
     # As it always was: a key that is added later must not send finished runs out of sight.
     assert folders["table_2"]["MCAN_ed-6"].name.endswith("-9bb414572087")
+    start = ["train.init_from={checkpoint: x.pt}", "train.freeze=[x]"]
+    changed = [
+        plan(tables["table_2"], CommandOptions(overrides=tuple(start[:n])))[0] for n in range(3)
+    ]
+    assert len({run.folder for run in changed}) == 3
 
 
 @pytest.mark.parametrize("name", ["table_1a", "table_1b", "figure_depth", "similarities"])
