@@ -8,7 +8,7 @@ decide which checkpoint is the best one and what a table reports.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ SCHEMA_VERSION = 2
 """Raised if a default changes, so that the identity of a run that relies on it changes too."""
 
 
-ADDED_KEYS = {
+ADDED_KEYS: dict[str, Any] = {
     "data.limit": None,
     "train.max_steps": None,
     "train.init_from": None,
