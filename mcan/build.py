@@ -200,7 +200,8 @@ def run_metadata(
     """What every checkpoint of a run says about it; the states are still empty."""
     groups = [group for group in (dataset.images, dataset.grid) if group is not None]
     stores = [store for group in groups for store in group.stores]
-    keys = [split.question_keys for split in dataset.splits]
+    keys = np.sort(np.concatenate([split.question_keys for split in dataset.splits]))
+    distinct = keys[np.diff(keys, prepend=keys[0] - 1) != 0]  # np.unique takes 0.2 s for VQA v2
     return Checkpoint(
         config=config.model_dump(mode="json"),
         vocabulary=prepared.vocabulary.to_json(),
@@ -219,7 +220,7 @@ def run_metadata(
             for split in dataset.splits
         ],
         model={},
-        question_keys=torch.from_numpy(np.unique(np.concatenate(keys))),
+        question_keys=torch.from_numpy(distinct),
     )
 
 
