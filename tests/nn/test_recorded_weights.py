@@ -221,5 +221,7 @@ def test_relevance(kind, layer):
 def test_a_unit_of_another_kind_has_no_rollout():
     model = small_model(small_config()).eval()
     seen = observe(model, enter(make_batch([2], [2]), "packed"))
-    with pytest.raises(RunError, match=r"^image.0.GA: roll-out and relevance support attention units"):
+    with pytest.raises(
+        RunError, match=r"^image.0.GA: roll-out and relevance support attention units"
+    ):
         rollout(replace(seen, guided={k: v for k, v in seen.guided.items() if k != "image.0.GA"}))
