@@ -47,7 +47,7 @@ def shorten(items: Iterable[object], most: int = 10) -> str:
 def need(package: str, where: object) -> None:
     """Raise `DataError` unless the package of the extra of its name is installed."""
     if find_spec(package) is None:
-        raise DataError(f"{where}: needs {package}: pip install 'mcan[{package}]'")
+        raise DataError(f"{where}: needs {package}: pip install -e '.[{package}]'")
 
 
 def plural(count: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mcan.config import config_from_dict, dump_config, load_config
 from mcan.engine.checkpoint import EXPORTED, Checkpoint
-from mcan.errors import RunError
+from mcan.errors import RunError, need
 from mcan.files import save_text, write_atomically
 from mcan.text.vocabulary import Vocabulary
 
@@ -24,7 +24,9 @@ _KEYS = "mcan.question_keys"
 
 def write_exported(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the three files of a checkpoint into `folder`, the weights last."""
-    safetensors = _safetensors()
+    need("safetensors", folder)
+    from safetensors.torch import save
+
     header = {
         each.name: getattr(checkpoint, each.name)
         for each in fields(Checkpoint)
@@ -37,7 +39,7 @@ def write_exported(checkpoint: Checkpoint, folder: Path) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.model.items()}
     if checkpoint.question_keys is not None:
         tensors[_KEYS] = checkpoint.question_keys
-    content = safetensors.torch.save(tensors, {"format": "pt", "mcan": json.dumps(header)})
+    content = save(tensors, {"format": "pt", "mcan": json.dumps(header)})
     write_atomically(folder / EXPORTED, lambda file: file.write(content))
 
 
@@ -46,12 +48,15 @@ def read_exported(folder: Path) -> Checkpoint:
 
     Raises `RunError` if the folder is damaged or was not written by `write_exported`.
     """
-    safetensors, path = _safetensors(), folder / EXPORTED
+    path = folder / EXPORTED
+    need("safetensors", path)
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {})["mcan"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(f"{path}: not written by scripts/export.py, or damaged ({error})") from error
     vocabulary = folder / VOCABULARY
     if not vocabulary.is_file():
@@ -67,14 +72,3 @@ def read_exported(folder: Path) -> Checkpoint:
         model=tensors,
         source=path,
     )
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError as error:
-        raise RunError(
-            "exported models need safetensors: pip install -e '.[safetensors]'"
-        ) from error
-    return safetensors

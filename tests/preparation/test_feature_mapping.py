@@ -283,5 +283,5 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "1.safetensors").touch()
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(DataError, match=r"pip install 'mcan\[safetensors\]'"):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[safetensors\]'"):
         run(tmp_path, tmp_path / "out.h5")

@@ -229,7 +229,7 @@ def test_refused(
 
 def test_timm_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(DataError, match=r"timm:test_vit: needs timm: pip install 'mcan\[timm\]'"):
+    with pytest.raises(DataError, match=r"timm:test_vit: needs timm: pip install -e '\.\[timm\]'"):
         GridExtractor("timm:test_vit", "random")
     with pytest.raises(DataError, match="--crop is for backbones of timm"):
         GridExtractor("resnet18", "random", crop="squash")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 
 import pytest
@@ -11,7 +10,7 @@ import yaml
 from runs import FORK, Lab, make_lab
 
 import mcan
-from mcan.errors import RunError
+from mcan.errors import DataError, RunError
 
 PIXELS = {"model": {"image": {"input": "pixels", "stem": {"channels": [4, 6], "strides": [2, 2]}}}}
 BOXES = {"model": {"image": {"boxes": True, "box_embedding_size": 3}}}
@@ -177,13 +176,7 @@ def test_damaged_exports(lab, tmp_path, mode):
 
 
 def test_without_safetensors(lab, monkeypatch):
-    original = builtins.__import__
-
-    def fail(name, *args, **kwargs):
-        if name.startswith("safetensors"):
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(RunError, match=r"need safetensors: pip install -e '.\[safetensors\]'"):
+    monkeypatch.setattr("mcan.errors.find_spec", lambda name: None)
+    sentence = r"^out/model\.safetensors: needs safetensors: pip install -e '\.\[safetensors\]'$"
+    with pytest.raises(DataError, match=sentence):
         mcan.load("out")
