@@ -88,7 +88,7 @@ def train(
         check_resumable(checkpoint, metadata, run.path)
     start = config.train.init_from if checkpoint is None else None
     source = open_checkpoint(Path(start.checkpoint)) if start else checkpoint
-    if source is not None:  # before evaluations are told what the network has seen
+    if source is not None:  # so that evaluations know all that the network was trained on
         inherit(metadata, source, resumed=start is None)
     evaluate, lengths = None, build.padded_lengths(config, dataset)
     if config.data.evaluate is not None:

@@ -30,10 +30,10 @@ def transfer(
     answer; rows of new words and answers keep their initial values. With `partial`, so do tensors
     that are missing in `source` or have another shape; otherwise these raise `RunError`.
     """
+    old = Vocabulary.from_json(source.vocabulary, str(source.source))
     entries = {
-        of: (_entries(before, of), _entries(vocabulary, of))
-        for before in [Vocabulary.from_json(source.vocabulary, str(source.source))]
-        for of in ("words", "answers")
+        "words": (old.tokens, vocabulary.tokens),
+        "answers": (old.answers, vocabulary.answers),
     }
     carried: dict[str, str] = {}
     new: list[str] = []
@@ -59,10 +59,6 @@ def transfer(
     report += [f"new: {shorten(new)}"] if new else []
     report += [f"left out: {shorten(left)}"] if left else []
     return f"started from {source.source}: {'; '.join(report)}"
-
-
-def _entries(vocabulary: Vocabulary, of: str) -> tuple[str, ...]:
-    return vocabulary.tokens if of == "words" else vocabulary.answers
 
 
 def _copy_rows(given: Tensor, before: Sequence[str], value: Tensor, now: Sequence[str]) -> str:
@@ -97,12 +93,11 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         matching = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
         if not matching:
-            raise ConfigError(f"train.freeze: no parameter matches {pattern!r}; {_names(model)}")
+            names = shorten((name for name, _ in model.named_parameters()), 6)
+            raise ConfigError(
+                f"train.freeze: no parameter matches {pattern!r}; parameters: {names}"
+            )
         for parameter in matching:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("train.freeze: no parameter is left to train")
-
-
-def _names(model: nn.Module) -> str:
-    return f"parameters: {shorten((name for name, _ in model.named_parameters()), 6)}"
