@@ -77,7 +77,8 @@ def load(
     """
     found = open_checkpoint(Path(target), checkpoint)
     chosen = [f"evaluation.precision={precision}"] if precision else []
-    config = stored_config(found, [*overrides, *chosen])
+    # Starting processes for one question takes longer than preparing it.
+    config = stored_config(found, ["data.workers=0", *overrides, *chosen])
     if any(text.startswith("train.device=") for text in overrides):
         device = config.train.device
     return Model(found, config, choose_device(device), None if weights is None else Path(weights))
