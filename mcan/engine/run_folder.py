@@ -26,7 +26,7 @@ from mcan.batch import RowLayout
 from mcan.config import Config, flatten, free_keys, load_config
 from mcan.console import message
 from mcan.engine.checkpoint import FORMAT, Checkpoint, newest_intact
-from mcan.errors import RunError
+from mcan.errors import RunError, plural
 from mcan.files import lock_file, save_text, saving
 from mcan.section import show
 
@@ -92,10 +92,9 @@ class RunFolder:
             self.lock()
             if self.exists:
                 raise RunError(f"{self.path}: another process has made this run in the meantime")
-        if metrics_bytes is None:
-            save_text(self.config, config_text)
-        elif metrics_bytes > (self.metrics.stat().st_size if self.metrics.exists() else 0):
+        if (metrics_bytes or 0) > (self.metrics.stat().st_size if self.metrics.exists() else 0):
             raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
+        save_text(self.config, config_text)  # on resume too: free keys may have changed
         with self.environment.open("w" if metrics_bytes is None else "a", encoding="utf-8") as file:
             file.write(json.dumps(describe_environment()) + "\n")
 
@@ -106,8 +105,9 @@ def checkpoint_to_resume(
     """The checkpoint to resume from, and the config with `train.rows: auto` resolved.
 
     None for a new run, or one stopped before its first checkpoint, whose name is free. Keys that
-    the schema marks as free may differ from those of the run; `auto` keeps its meaning. An existing
-    run is locked. Damaged checkpoints are renamed, and reported like a change of the code.
+    the schema marks as free may differ from those of the run, and so may `train.epochs`, if the
+    schedule allows it (`Trainer`); `auto` keeps its meaning. An existing run is locked. Damaged
+    checkpoints are renamed, and reported like a change of the code.
     """
     checkpoint, rows = None, config.train.rows
     if run.exists and not run.saved:
@@ -120,7 +120,7 @@ def checkpoint_to_resume(
             )
         earlier = load_config(run.config)
         before, now = flatten(earlier.model_dump()), flatten(config.model_dump())
-        for key in sorted((before.keys() | now.keys()) - free_keys()):
+        for key in sorted((before.keys() | now.keys()) - free_keys() - {"train.epochs"}):
             if before.get(key) != now.get(key):
                 raise RunError(
                     f"{run.config}: the run was started with {key} = {show(before.get(key))}, not "
@@ -135,6 +135,11 @@ def checkpoint_to_resume(
                 raise RunError(f"{error}; no checkpoint is intact, so train under another name=")
             kept, source = damaged.replace(f"{damaged}.damaged"), checkpoint.source
             message(f"warning: {error}; it is kept as {kept.name}; continuing from {source}")
+        done, epochs = checkpoint.position["epoch"] if checkpoint else 0, config.train.epochs
+        if done > epochs:
+            raise RunError(
+                f"{run.path}: has trained {plural(done, 'epoch')}; train.epochs={epochs} is less"
+            )
         if run.last_code not in ("", code_digest()):
             message(
                 f"warning: {run.path}: trained so far by other code ({run.last_code}; now "

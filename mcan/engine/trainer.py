@@ -95,6 +95,7 @@ class Trainer:
         self.loss_since_last_log = torch.zeros(2, dtype=torch.float64, device=processes.device)
         self.log: RunLog | None = None
         if checkpoint is not None:
+            self._check_schedule(checkpoint.config["train"]["epochs"])
             checkpoint.restore(self.model, self.optimizer)
             sums = torch.tensor(checkpoint.loss_since_last_log, dtype=torch.float64)
             if len(sums) == processes.world:
@@ -107,6 +108,19 @@ class Trainer:
         if processes.world > 1:
             device_ids = [processes.device] if processes.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=device_ids)
+
+    def _check_schedule(self, epochs: int) -> None:
+        """Raise `RunError` if the steps done so far, of `epochs`, belong to another schedule."""
+        schedule, now = self.config.schedule, self.length
+        before = replace(now, epochs=epochs)
+        steps = range(self.position.step if epochs != now.epochs else 0)
+        if any(schedule.factor(step, before) != schedule.factor(step, now) for step in steps):
+            raise RunError(
+                f"{self.run.path}: with train.epochs={now.epochs} instead of {epochs}, "
+                f"schedule.name={schedule.name} gives other learning rates for the steps done so "
+                "far; train from the start under another name=, or start another run from these "
+                f"weights with train.init_from.checkpoint={self.run.path}"
+            )
 
     def fit(self, stop: StopRequest) -> bool:
         """Train to the end; False if `stop` asked to leave (a checkpoint is written then)."""

@@ -11,11 +11,23 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Lab, Patch, assert_same, at_call, die, load, make_lab, metrics_of, outcome
+from runs import (
+    Lab,
+    Patch,
+    assert_same,
+    at_call,
+    contents,
+    die,
+    load,
+    make_lab,
+    metrics_of,
+    outcome,
+)
 
 import mcan.build
 import mcan.engine.checkpoint
 import mcan.engine.trainer
+from mcan.config import load_config
 from mcan.engine.checkpoint import Checkpoint, list_checkpoints
 from mcan.engine.run_folder import RunLog
 from mcan.engine.trainer import Trainer
@@ -166,6 +178,39 @@ def test_what_changes_no_bit_may_change(variant):
     changes = ["train.checkpoint_every=4", "train.keep_last=1", "data.residency=memory"]
     assert lab.resume("free", "data.workers=1", *changes).status == 0
     assert_same(outcome(lab.run("free")), expected, ignore=("name", "config"))
+
+
+@pytest.mark.parametrize("stop", [None, "between_checkpoints"])
+def test_more_epochs(variant, stop):
+    """A run that was finished or killed goes on for longer, as if it had been planned so."""
+    lab, expected = variant("plain")
+    name = f"longer_{stop}"
+    first = lab.train(name, "train.epochs=2", patch=QUICK[stop] if stop else None)
+    assert first.status == (-9 if stop else 0)
+    assert lab.resume(name).status == 0
+    assert_same(outcome(lab.run(name)), expected)
+    assert load_config(lab.run(name) / "config.yaml").train.epochs == 3
+    assert "nothing to resume" in lab.resume(name).err
+
+
+def test_other_epochs_that_change_what_was_done(variant):
+    lab, _ = variant("plain")
+    cosine = ("schedule={name: cosine, warmup_epochs: 1}",)
+    assert lab.train("planned", "train.epochs=2", *cosine).status == 0
+    before = contents(lab.run("planned"))
+    (error,) = lab.resume("planned", *cosine).errors()
+    assert "with train.epochs=3 instead of 2, schedule.name=cosine gives other" in error
+    assert "train.init_from.checkpoint=runs/planned" in error
+    (error,) = lab.resume("planned", "train.epochs=1", *cosine).errors()
+    assert "runs/planned: has trained 2 epochs; train.epochs=1 is less" in error
+    assert contents(lab.run("planned")) == before
+    # Within the warm-up, both schedules are the same.
+    warm = ("schedule={name: cosine, warmup_epochs: 2}",)
+    assert lab.train("warm", "train.epochs=2", *warm).status == 0
+    assert lab.resume("warm", *warm).status == 0
+    assert lab.train("warm_from_the_start", *warm).status == 0
+    longer, expected = (outcome(lab.run(name)) for name in ("warm", "warm_from_the_start"))
+    assert_same(longer, expected, ignore=("name", "epochs"))  # the best one is of the first part
 
 
 def test_a_finished_run_is_left_alone_and_a_missing_one_started(variant):
