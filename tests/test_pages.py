@@ -1,10 +1,11 @@
-"""docs/api.md runs and is complete; docs/attention.md is true of the code, in both languages."""
+"""The sessions in the docs run, docs/api.md is complete, docs/attention.md is true of the code."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
+import subprocess
 import sys
 from functools import reduce
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import matplotlib
 import pytest
 from pages import blocks, read_page
-from runs import ROOT, entry_point, make_lab
+from runs import ROOT, entry_point, make_lab, metrics_of
 
 import mcan.api
 import mcan.explain.explanation
@@ -50,6 +51,43 @@ def test_the_session_of_the_interface_runs(
         program, script, *arguments = command.split()
         assert (program, script) == ("python", "eval.py")
         assert lab.eval(*arguments).status == 0
+
+
+def test_the_search_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/tables.md; started twice, the study has all trials."""
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    lab = make_lab(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    trained, original = [], subprocess.run
+
+    def unpatch() -> None:
+        subprocess.run = original
+
+    def run(command: list[str], check: bool) -> None:
+        _, script, config, *keys, resume = command
+        assert (script, config, resume) == (
+            "train.py",
+            "configs/easy_vqa/quickstart.yaml",
+            "--resume",
+        )
+        trained.append(
+            lab.train(keys[0].removeprefix("name="), *keys[1:], "train.epochs=1", patch=unpatch)
+        )
+        assert trained[-1].status == 0, trained[-1].err
+
+    monkeypatch.setattr(subprocess, "run", run)
+    (block,) = blocks(read_page("tables.md"))
+    for _ in range(2):
+        exec(block.replace("n_trials=20", "n_trials=2"), {})
+    assert len(trained) == 4
+    (study,) = optuna.get_all_study_summaries("sqlite:///runs/search.db")
+    finals = [metrics_of(lab.run(f"search_{number}"))[-1]["overall"] for number in range(4)]
+    assert study.n_trials == 4
+    assert study.best_trial.value == max(finals)
+    assert str(max(finals)) in capsys.readouterr().out
 
 
 def public(module: ModuleType) -> set[str]:
