@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mcan import __version__
-from mcan.errors import DataError, RunError, TrainingError
+from mcan.errors import DataError, RunError, TrainingError, shorten
 from mcan.files import write_atomically
 from mcan.nn.official import map_old_names
 
@@ -102,13 +102,28 @@ class Checkpoint:
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Load the states into `model` and `optimizer`; `RunError` if they do not fit."""
-        try:
-            model.load_state_dict(self.model)
-            if optimizer is not None:
+        given, own = (
+            {name: tuple(getattr(value, "shape", ("none",))) for name, value in state.items()}
+            for state in (self.model, model.state_dict())
+        )
+        different = {
+            "missing": own.keys() - given,
+            "unexpected": given.keys() - own,
+            "of another shape": {
+                f"{name} {given[name]} instead of {own[name]}"
+                for name in given.keys() & own
+                if given[name] != own[name]
+            },
+        }
+        found = [f"{how}: {shorten(sorted(n), 3)}" for how, n in different.items() if n]
+        if found:
+            raise RunError(f"{self.source}: does not fit the config: {'; '.join(found)}")
+        model.load_state_dict(self.model)
+        if optimizer is not None:
+            try:
                 optimizer.load_state_dict(self.optimizer)
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:400]
-            raise RunError(f"{self.source}: does not fit the config: {reason}") from error
+            except (KeyError, ValueError) as error:
+                raise RunError(f"{self.source}: does not fit the optimizer: {error}") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -186,6 +201,8 @@ def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Ch
 
     The error for a damaged one names an intact one.
     """
+    if which == "best" and (target.is_file() or (target / EXPORTED).is_file()):
+        raise RunError(f"{target}: a single checkpoint; only of a run folder can {which} be chosen")
     if (target / EXPORTED).is_file():
         from mcan.engine.exported import read_exported  # which imports this module
 
