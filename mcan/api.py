@@ -25,10 +25,12 @@ from mcan.build import (
     Stores,
     answer_probabilities,
     check_images,
+    model_sizes,
     open_dataset,
     open_stores,
     predict_over_processes,
     restore_network,
+    run_metadata,
     stored_config,
 )
 from mcan.config import Config
@@ -39,9 +41,9 @@ from mcan.data.store import ImageStore
 from mcan.engine.checkpoint import Checkpoint, open_checkpoint
 from mcan.engine.losses import LOSSES
 from mcan.engine.processes import Processes, choose_device
+from mcan.engine.transfer import inherit
 from mcan.errors import DataError, RunError, shorten
 from mcan.evaluation.predict import Predictions
-from mcan.evaluation.results import question_details
 from mcan.explain.explanation import Answer, Answers, Explanation, Facts, Words
 from mcan.explain.weights import METHODS, Observation, observe
 from mcan.preparation.images import open_rgb, resize_image, to_rgb
@@ -50,8 +52,6 @@ from mcan.preparation.recipe import encode_split
 from mcan.preparation.store_writer import ImageRows
 from mcan.text.vocabulary import Vocabulary, tokenise
 
-_AT_ONCE = 16
-"""Number of questions explained as one batch."""
 ImageLike = str | Path | int | Image.Image | NDArray[Any] | tuple[Any, ...]
 """An image (path, PIL image or array), the id of an image in the stores, or features: (features,)
 or (features, boxes). Features are (n, D), or (rows, columns, D) for a grid. Boxes are (n, 4):
@@ -79,9 +79,13 @@ def load(
     chosen = [f"evaluation.precision={precision}"] if precision else []
     # Starting processes for one question takes longer than preparing it.
     config = stored_config(found, ["data.workers=0", *overrides, *chosen])
+    if weights is not None and config.model.image.input == "pixels":
+        raise RunError(f"{target}: starts from pixels, so it takes no weights of an extractor")
+    option = "device"
     if any(text.startswith("train.device=") for text in overrides):
-        device = config.train.device
-    return Model(found, config, choose_device(device), None if weights is None else Path(weights))
+        device, option = config.train.device, "train.device"
+    chosen_device = choose_device(device, option=option)
+    return Model(found, config, chosen_device, None if weights is None else Path(weights))
 
 
 class Model:
@@ -136,36 +140,34 @@ class Model:
     ) -> Iterator[Explanation]:
         """Yield the explanations of some `rows` of a dataset, in this order.
 
+        Only one question's weights are in memory at a time, unless explanations are kept.
         `scores`, from 0 to 1 for all rows, are copied into the facts of each explanation.
         """
-        details = question_details(dataset, None if scores is None else np.array(scores))
-        ids, types = dataset.question_ids(), (dataset.answer_types, dataset.question_types)
-        for first in range(0, len(rows), _AT_ONCE):
-            part = list(rows[first : first + _AT_ONCE])
-            seen = self.observe(dataset, part, gradients=True)
+        for row in rows:
+            seen = self.observe(dataset, [row], gradients=True)
+            n, m = int(seen.words), int(seen.regions)
+            best = self._probabilities(seen.logits[0]).topk(min(top, len(self.vocabulary.answers)))
             methods = {name: method(seen) for name, method in METHODS.items()}
-            best = self._probabilities(seen.logits).topk(min(top, len(self.vocabulary.answers)))
-            for number, row in enumerate(part):
-                n, m = int(seen.words[number]), int(seen.regions[number])
-                entry = details[row]
-                yield Explanation(
-                    question=entry["question"],
-                    answers=self._answers(entry["question"], *(x[number].tolist() for x in best)),
-                    weights=_of_question(seen, number),
-                    guided=frozenset(name for name, guided in seen.guided.items() if guided),
-                    methods={
-                        name: (words[number, :n].numpy(), regions[number, :m].numpy())
-                        for name, (words, regions) in methods.items()
-                    },
-                    **self._image_of(dataset, row),
-                    facts=Facts(
-                        ids[row],
-                        entry["image_id"],
-                        tuple(entry["human_answers"]),
-                        entry["score"],
-                        *(str(of.names[of.codes[row]]) for of in types),
-                    ),
-                )
+            split, place = dataset.find(row)
+            question, types = split.questions[place], (split.answer_types, split.question_types)
+            yield Explanation(
+                question=question,
+                answers=self._answers(question, *(values.tolist() for values in best)),
+                weights=_without_padding(seen, n, m),
+                guided=frozenset(name for name, guided in seen.guided.items() if guided),
+                methods={
+                    name: (words[0, :n].numpy(), regions[0, :m].numpy())
+                    for name, (words, regions) in methods.items()
+                },
+                **self._image_of(dataset, row),
+                facts=Facts(
+                    array_to_ids(split.question_ids[[place]])[0],
+                    array_to_ids(split.image_ids[split.image_index[[place]]])[0],
+                    tuple(split.human_answers[place]),
+                    None if scores is None else float(scores[row]),
+                    *(str(of.names[of.codes[place]]) for of in types),
+                ),
+            )
 
     def observe(
         self, dataset: VQADataset, rows: Sequence[int], gradients: bool = False
@@ -321,11 +323,13 @@ class Model:
         known = None if any(part is None for part in parts) else np.concatenate(parts)
         return {"boxes": known, "picture": None, "size": size}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, trained_on: Iterable[VQADataset] = ()) -> None:
         """Write a checkpoint of the current network, which eval.py and `load` can read.
 
-        Raises `RunError` if the file exists, or if the network's parameters differ from those of
-        its config: adapters must be merged first.
+        `trained_on` are the datasets of `split` on which it was trained since it was loaded. The
+        checkpoint adds them to those of the original training, and evaluations then warn about
+        their questions. Raises `RunError` if the file exists, or if the network's parameters differ
+        from those of its config: adapters must be merged first.
         """
         path = Path(path)
         if path.exists():
@@ -338,7 +342,14 @@ class Model:
                 f"({shorten(other, 4)}); merge adapters first"
             )
         config = self.config.model_dump(mode="json")
-        replace(self.checkpoint, config=config, model=state, optimizer={}).save(path)
+        saved = replace(self.checkpoint, config=config, model=state, optimizer={})
+        for dataset in trained_on:
+            prepared = Prepared.open(dataset.splits[0].path.parent)
+            sizes = model_sizes(self.vocabulary, dataset)
+            latest = run_metadata(self.config, prepared, dataset, sizes)
+            inherit(latest, saved, resumed=False)
+            saved.trained_on, saved.question_keys = latest.trained_on, latest.question_keys
+        saved.save(path)
 
 
 def open_picture(image: ImageLike) -> Image.Image:
@@ -432,13 +443,12 @@ def _asked(questions: Sequence[str], images: Sequence[Id], vocabulary: Vocabular
     return Split(Path("(asked)"), "", encode_split(split, vocabulary, "exact")[0])
 
 
-def _of_question(seen: Observation, number: int) -> dict[str, NDArray[np.float32]]:
-    """The weights of one question of a batch, without padding."""
-    n, m = int(seen.words[number]), int(seen.regions[number])
+def _without_padding(seen: Observation, n: int, m: int) -> dict[str, NDArray[np.float32]]:
+    """The weights of the one question of a batch."""
     weights = {}
     for name, values in seen.weights.items():
         queries, others = (n, m) if name.startswith("question.") else (m, n)
         keys = others if seen.guided.get(name, False) else queries
-        own = values[number, ..., :keys]
+        own = values[0, ..., :keys]
         weights[name] = (own[:, :queries] if values.dim() == 4 else own).numpy()
     return weights

@@ -25,6 +25,7 @@ from mcan.evaluation.metrics import accuracies
 from mcan.evaluation.results import Scorer
 from mcan.explain.explanation import Explanation
 from mcan.explain.page import write_page
+from mcan.explain.weights import REDUCTIONS
 from mcan.files import refuse_existing
 from mcan.preparation.images import list_images
 from mcan.preparation.names import ID_HELP, ID_RULES
@@ -61,7 +62,7 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help="N random questions (default: 20; figure 7: 1, figure 8: 4)",
     )
-    add("--seed", type=natural, default=0, metavar="N", help="seed of --random (default: 0)")
+    add("--seed", type=natural, metavar="N", help="seed of --random (default: 0)")
     add(
         "--changed",
         metavar="RUN",
@@ -90,6 +91,10 @@ def parse() -> argparse.Namespace:
     args.run = targets[0]
     if args.head is not None and args.unit is None:
         raise RunError("--head needs --unit")
+    if args.seed is not None and (args.questions or args.worst):
+        raise RunError("--seed is for random questions; remove it")
+    if args.ids and (args.images is None or args.images.is_file()):
+        raise RunError("--ids is for names of image files; give their folder with --images")
     if args.figure and (args.unit or args.head is not None):
         raise RunError("--unit and --head are for pages; remove them or --figure")
     return args
@@ -105,11 +110,13 @@ def main() -> None:
     model = mcan.load(args.run, checkpoint=args.checkpoint, overrides=args.overrides)
     dataset = model.split(args.split)
     (split,) = dataset.splits
-    rows, remarks, notes = choose_questions(model, dataset, args)
     find = find_pictures(args, dataset)
+    if args.unit:  # one question says whether it exists, before all of them are predicted
+        next(model.explain_all(dataset, [0])).values(args.unit, args.head)
+    rows, remarks, notes = choose_questions(model, dataset, args)
     explanations = explain(model, dataset, rows, find)
     if args.figure:
-        draw_figures(args.figure, list(explanations), output)
+        draw_figures(args.figure, explanations, len(rows), output)
         return
     notes += warnings(model, dataset)
     left_out = write_page(
@@ -133,22 +140,22 @@ def choose_questions(
     (split,) = dataset.splits
     where, count = f"split {split.name}", len(dataset)
     pool, remarks, among = list(range(count)), {}, f"{count:,} questions"
+    numbers = {str(i): row for row, i in enumerate(dataset.question_ids())}
+    scorer = Scorer(dataset, metric_of(model), model.vocabulary.answers)
+    if unknown := [i for i in args.questions or () if i not in numbers]:
+        raise RunError(f"{where} has no question {shorten(unknown)}")
+    if args.worst and not scorer.possible:
+        raise RunError(f"{where} has no human answers; --worst needs them")
     if args.changed:
         remarks = changed_answers(model, dataset, args)
         pool, among = sorted(remarks), f"{len(remarks):,} that {args.changed} answers differently"
         if not pool:
             raise RunError(f"{args.changed} gives the same answers to all {count:,} questions")
     if args.questions:
-        numbers = {str(i): row for row, i in enumerate(dataset.question_ids())}
-        if unknown := [i for i in args.questions if i not in numbers]:
-            raise RunError(f"{where} has no question {shorten(unknown)}")
         rows, how = [numbers[i] for i in args.questions], "chosen by id"
         if args.changed and (same := [i for i in args.questions if numbers[i] not in remarks]):
             raise RunError(f"{args.changed} gives the same answer to question {shorten(same)}")
     elif args.worst:
-        scorer = Scorer(dataset, metric_of(model), model.vocabulary.answers)
-        if not scorer.possible:
-            raise RunError(f"{where} has no human answers; --worst needs them")
         predictions = model.predict(dataset)
         wrong, chances = scorer.scores(predictions) == 0, predictions.probabilities[:, 0]
         rows = sorted((row for row in pool if wrong[row]), key=lambda row: -chances[row])
@@ -157,9 +164,10 @@ def choose_questions(
         rows, how = rows[: args.worst], f"the most confident of {len(rows):,} mistakes"
     else:
         number = args.random or {"7": 1, "8": 4}.get(args.figure, 20)
-        random = np.random.default_rng(args.seed)
+        seed = args.seed or 0
+        random = np.random.default_rng(seed)
         rows = sorted(random.choice(pool, min(number, len(pool)), replace=False).tolist())
-        how = f"at random (seed {args.seed})"
+        how = f"at random (seed {seed})"
     note = f"{len(rows):,} of {among}: {how}."
     return rows, [remarks.get(row, "") for row in rows], [note]
 
@@ -256,20 +264,24 @@ def warnings(model: Model, dataset: VQADataset) -> list[str]:
     return [f"Warning: {text}." for text in texts]
 
 
-def draw_figures(figure: str, explanations: list[Explanation], output: Path) -> None:
+def draw_figures(
+    figure: str, explanations: Iterator[Explanation], count: int, output: Path
+) -> None:
     """Draw figure 8 of all questions, or figure 7 of each, numbered if there are several."""
     from mcan.explain.figures import draw_figure_7, draw_figure_8, save_figure
 
-    groups = [explanations] if figure == "8" else [[seen] for seen in explanations]
-    several = len(groups) > 1
-    paths = [
-        output.with_stem(f"{output.stem}_{n}") if several else output
-        for n, _ in enumerate(groups, 1)
-    ]
+    if figure == "8":
+        # Many questions on many cells would not fit into memory with the weights of all units.
+        seen = [replace(e, weights={n: e.weights[n] for n in REDUCTIONS}) for e in explanations]
+        save_figure(draw_figure_8(seen), output)
+        print(f"written: {output}")
+        return
+    names = [f"{output.stem}_{number}" for number in range(1, count + 1)]
+    paths = [output.with_stem(name) for name in names] if count > 1 else [output]
     for path in paths:
         refuse_existing(path, "--output")
-    for path, group in zip(paths, groups, strict=True):
-        save_figure(draw_figure_8(group) if figure == "8" else draw_figure_7(group[0]), path)
+    for path, one in zip(paths, explanations, strict=True):
+        save_figure(draw_figure_7(one), path)
         print(f"written: {path}")
 
 

@@ -120,12 +120,35 @@ def test_explanations(lab):
         np.testing.assert_allclose(
             seen.values("image.0.SA", 1)[1], seen.attention("image.0.SA", 1).mean(0)
         )
+        np.testing.assert_array_equal(
+            np.concatenate(seen.values("reduction", 0)),
+            np.concatenate([seen.attention(name, 0) for name in list(seen.weights)[-2:]]),
+        )
     one = model.explain(dataset.question_ids()[0] and explanations[1].facts.image_id, "word1")
     assert one.facts is None
     with pytest.raises(RunError, match=r"^there is no attention 'image.9.GA'; choose from"):
         one.attention("image.9.GA")
     with pytest.raises(RunError, match=r"^image.0.GA has no head 2, only heads 0 to 1$"):
         one.attention("image.0.GA", 2)
+    for name in ("rollout", "relevance"):
+        with pytest.raises(RunError, match=f"^{name} combines all heads"):
+            one.figure(name, head=0)
+
+
+def test_one_question_is_explained_at_a_time(on_regions, monkeypatch):
+    """The weights of many questions on many cells would not fit into memory."""
+    observe, sizes = on_regions.observe, []
+
+    def observed(dataset, rows, **options):
+        sizes.append(len(rows))
+        return observe(dataset, rows, **options)
+
+    monkeypatch.setattr(on_regions, "observe", observed)
+    explanations = on_regions.explain_all(on_regions.split(), range(3))
+    next(explanations)
+    assert sizes == [1]
+    assert len(list(explanations)) == 2
+    assert sizes == [1] * 3
 
 
 def test_boxes_of_rows(labs, monkeypatch):
@@ -287,6 +310,13 @@ def test_saved_models(lab, tmp_path):
     assert model.answer(1, "word1")[0].text == model.vocabulary.answers[3]
     result = lab.eval(str(path))
     assert result.status == 0, result.err
+    assert "trained on" not in result.err
+    after = tmp_path / "after.pt"
+    model.save(after, trained_on=[model.split("val"), model.split("train")])
+    names = [(each["split"], each.get("before")) for each in mcan.load(after).checkpoint.trained_on]
+    assert names == [("train", None), ("val", True), ("train", True)]
+    questions = f"trained on {len(model.split('val'))} of these {len(model.split('val'))} questions"
+    assert questions in lab.eval(str(after)).err
     with pytest.raises(RunError, match="exists; choose another name"):
         model.save(path)
     model.network.adapter = torch.nn.Linear(1, 1)

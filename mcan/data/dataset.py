@@ -89,6 +89,15 @@ class VQADataset:
         rows, content, _, cells = self.grid.gather(self.grid_rows[index])
         return replace(image, grid=content, grid_rows=rows, grid_cells=cells)
 
+    def find(self, row: int) -> tuple[Split, int]:
+        """The split of a question, and the question's place there."""
+        row = range(len(self))[row]
+        for split in self.splits:
+            if row < len(split):
+                break
+            row -= len(split)
+        return split, row
+
     def lengths(self) -> tuple[Index, Index, Index | None]:
         """(Q,) words, image rows and grid rows of each question."""
         words = np.clip(np.diff(self.tokens.offsets), 0, self._max_tokens)

@@ -85,8 +85,11 @@ class Processes:
         return outcome
 
 
-def choose_device(name: str, world: int = 1) -> torch.device:
-    """The device that `name` means for this one of `world` processes; see `processes`."""
+def choose_device(name: str, world: int = 1, option: str = "train.device") -> torch.device:
+    """The device that `name` means for this one of `world` processes; see `processes`.
+
+    Error messages name the `option` that chose it.
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
         raise RunError(f"there is no device {name!r}; use auto, cpu, cuda, cuda:0, cuda:1, ...")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -94,11 +97,11 @@ def choose_device(name: str, world: int = 1) -> torch.device:
     if kind == "cpu" or (kind == "auto" and not count):
         return torch.device("cpu")
     if not count:
-        raise RunError(f"train.device is {name}, but torch sees no CUDA device; use cpu or auto")
+        raise RunError(f"{option} is {name}, but torch sees no CUDA device; use cpu or auto")
     number = int(index or os.environ.get("LOCAL_RANK", "0"))
     if number >= count or (index and world > 1):
         raise RunError(
-            f"train.device is {name}, but each process needs a GPU of its own: torch sees {count}, "
+            f"{option} is {name}, but each process needs a GPU of its own: torch sees {count}, "
             f"from cuda:0, for {world} processes"
         )
     return torch.device("cuda", number)

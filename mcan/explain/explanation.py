@@ -138,9 +138,15 @@ class Explanation:
         """Return a value for each word (n,) and each image row (m,).
 
         `name` is a method, or an attention. An attention gives the mean over its queries, and None
-        for the modality without keys.
+        for the modality without keys. `head` of `reduction` is a glimpse. Raises the same errors as
+        `attention`, also for a head of another method, which combines all heads.
         """
+        if name == "reduction" and head is not None:
+            words, regions = (self.attention(reduction, head) for reduction in REDUCTIONS)
+            return words, regions
         if name in self.methods:
+            if head is not None:
+                raise RunError(f"{name} combines all heads, so no head can be chosen")
             return self.methods[name]
         weights = self.attention(name, head)
         keys = weights if name in REDUCTIONS else weights.mean(0)
@@ -174,7 +180,7 @@ class Explanation:
     def save(self, path: str | Path, name: str = "reduction", head: int | None = None) -> None:
         """Write a page (.html) with controls for all units, or the `figure` (.png, .pdf, .svg).
 
-        An existing file is replaced.
+        An existing file is replaced: it can be made again, unlike the weights of `Model.save`.
         """
         path = Path(path)
         check_suffix(path, *SUFFIXES)

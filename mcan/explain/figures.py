@@ -432,9 +432,9 @@ def _sides(seen: Explanation, name: str) -> tuple[str, str]:
 
 
 def _title(seen: Explanation, name: str, head: int | None) -> str:
-    if name in seen.methods:
-        return _TITLES.get(name, name)
     of = _of_heads(head)
+    if name in seen.methods:
+        return _TITLES.get(name, name) + ("" if head is None else f", glimpse {head}")
     if name in REDUCTIONS:
         return f"{name}, {of.replace('head', 'glimpse')}"
     layer = int(name.split(".")[1]) + 1

@@ -72,7 +72,7 @@ def write_page(
     sizes = [len(template) + 1000 + sum(len(_json(text)) for text in (title, title, *notes))] * 3
     level, left_out = 0, []
     for number, seen in enumerate(explanations):
-        seen.values(show, None if show in seen.methods else head)
+        seen.values(show, head)
         remark = remarks[number] if number < len(remarks) else ""
         card = _json({**_card(seen), "remark": remark})[1:-1]
         packed = [_json(_pack(seen, each))[1:-1] if each >= level else "" for each in range(3)]

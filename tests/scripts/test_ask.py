@@ -52,7 +52,11 @@ def lab(tmp_path_factory) -> Lab:
     (folder / "old.png").write_text("precious")
     checkpoint = next((lab.run("a") / "checkpoints").glob("step_*.pt"))
     content = checkpoint.read_bytes()
-    for name, changed in (("short", content[:-100]), ("other", content.replace(b"a", b"b", 1000))):
+    for name, changed in (
+        ("short", content[:-100]),
+        ("good", content),
+        ("other", content.replace(b"a", b"b", 1000)),
+    ):
         (folder / f"{name}.pt").write_bytes(changed)
     (folder / "nothing").mkdir()
     return lab
@@ -245,7 +249,19 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "value": (["runs/a", "picture.png", "q", "model.heads=some"], "model.heads"),
     "other sizes": (["runs/a", "picture.png", "q", "model.hidden_size=16"], "does not fit"),
     "device": (["runs/a", "picture.png", "q", "--device", "tpu"], "there is no device 'tpu'; use"),
-    "no GPU": (["runs/a", "picture.png", "q", "--device", "cuda:7"], "torch sees no CUDA device"),
+    "no GPU": (
+        ["runs/a", "picture.png", "q", "--device", "cuda:7"],
+        "error: device is cuda:7, but",
+    ),
+    "no GPU by key": (["runs/a", "picture.png", "q", "train.device=cuda"], "train.device is cuda,"),
+    "weights": (
+        ["runs/a", "picture.png", "q", "--weights", "text.png"],
+        "runs/a: starts from pixels",
+    ),
+    "best of a file": (
+        ["good.pt", "picture.png", "q", "--checkpoint", "best"],
+        "good.pt: a single checkpoint; only of a run folder can best be chosen",
+    ),
     "before a question": (["runs/a", "text.png"], "text.png: not a readable image"),
 }
 

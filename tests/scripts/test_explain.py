@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from runs import Lab, Result, make_lab
 
+from mcan.api import Model
 from mcan.data.prepared import Prepared
 from mcan.preparation.questions import Example
 from mcan.preparation.recipe import write_prepared
@@ -205,6 +206,17 @@ def test_figures(lab, arguments, written):
     assert line == f"error: {next(iter(written))}: exists; choose another --output"
 
 
+def test_the_unit_and_the_images_are_checked_before_the_predictions(lab, monkeypatch):
+    def forbid() -> None:
+        monkeypatch.delattr(Model, "predict")
+
+    for wrong in ("--unit image.7.GA", "--images nowhere"):
+        arguments = ["runs/a", "--worst", "3", *wrong.split()]
+        result = lab.execute("scripts/explain", arguments, forbid)
+        assert result.status == 2
+        assert len(result.errors()) == 1
+
+
 FAULTS = {
     "unknown id": ("--questions 5 6", "split val has no question 5, 6"),
     "unknown id of the right kind": ("--questions none", "split val has no question none"),
@@ -231,6 +243,14 @@ FAULTS = {
     ),
     "unit of a figure": ("--figure 7 --unit rollout", "remove them or --figure"),
     "head of nothing": ("--head 1", "--head needs --unit"),
+    "head of roll-out": (
+        "--unit rollout --head 1",
+        "rollout combines all heads, so no head can be",
+    ),
+    "glimpse": ("--unit reduction --head 9", "question.reduction has no head 9"),
+    "seed without a draw": ("--worst 3 --seed 1", "--seed is for random questions; remove it"),
+    "ids without images": ("--ids coco", "--ids is for names of image files; give their folder"),
+    "ids of a store": ("--ids coco --images pixels.h5", "--ids is for names of image files"),
     "two runs": ("runs/b", "name one run folder or checkpoint, not runs/a, runs/b"),
     "same run": ("--changed runs/a", "runs/a gives the same answers to all 20 questions"),
     "no such other run": ("--changed runs/none", "runs/none: neither a checkpoint nor a run"),
