@@ -118,6 +118,8 @@ def train(
         job.print_once(transfer(source, model, prepared.vocabulary, start.partial))
     freeze(model, config.train.freeze)
     model.to(job.device)
+    for warning in build.memory_warnings(model, dataset, config, job) if job.first else ():
+        job.print_once(f"warning: {warning}")
 
     enter = build.entry(config, job.device, config.train.precision, lengths)
     trainer = Trainer(config, model, dataset, metadata, run, job, enter, evaluate, checkpoint)

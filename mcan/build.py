@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from mcan.engine.trainer import Evaluate
 from mcan.errors import ConfigError, DataError, RunError, plural, shorten
 from mcan.evaluation.predict import Predictions, Score, predict
 from mcan.evaluation.results import Scorer
+from mcan.limits import free_memory
 from mcan.nn.cascade import MCA_LAYERS, Cascade, UnitSizes
 from mcan.nn.encoders import ConvStem, ImageEncoder, QuestionEncoder
 from mcan.nn.mcan import MCAN, AttentionalReduction, ModelSizes
@@ -122,6 +125,44 @@ def preflight(dataset: VQADataset) -> tuple[str, list[str]]:
     warning = f"{names}: {share} have no answer of the vocabulary and teach only what is wrong"
     warnings = [warning] if without > 0.2 * questions else []
     return counts, [*warnings, *unknown_word_warnings(dataset)]
+
+
+def memory_warnings(
+    model: nn.Module, dataset: VQADataset, config: Config, job: Processes
+) -> Iterator[str]:
+    """A sentence if a step may not fit into the memory that is free.
+
+    The network runs once on two questions, in float32. What it keeps for the backward pass grows
+    with the questions (bf16 keeps half); gradients and two moments of the parameters that learn are
+    added. The whole step needs about a fifth more.
+    """
+    enter = entry(config, job.device, "float32", padded_lengths(config, dataset))
+    batch = enter(dataset[[0, len(dataset) - 1]])
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch.question, batch.image)
+    options, here = config.train, 1
+    if job.device.type == "cpu":  # whose memory the processes of this machine share
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    questions = math.ceil(options.batch_size / job.world / options.accumulation)
+    activations = sum(kept.values()) * questions // batch.size
+    needed = activations // 2 if options.precision == "bf16" else activations
+    needed += 3 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    free = free_memory(job.device)
+    if free is not None and here * needed > free:
+        need, have = (f"{size / 2**30:.1f} GiB" for size in (here * needed, free))
+        yield (
+            f"a step needs about {need} of memory, but {have} are free on {job.device}; raise "
+            "train.accumulation or lower train.batch_size"
+        )
 
 
 def unknown_word_warnings(dataset: VQADataset) -> list[str]:

@@ -10,14 +10,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from runs import Lab, make_lab
+from runs import Lab, assert_same, make_lab, outcome
+from torch import nn
 
+import mcan.build
 from mcan.build import (
     ModelSizes,
     answer_probabilities,
     build_model,
     check_fits,
     count_trained_on,
+    memory_warnings,
     model_sizes,
     open_dataset,
     open_stores,
@@ -33,6 +36,7 @@ from mcan.data.store import open_store
 from mcan.engine.checkpoint import Checkpoint
 from mcan.engine.processes import Processes
 from mcan.errors import RunError
+from mcan.limits import free_memory
 from mcan.preparation.questions import Example
 from mcan.preparation.recipe import write_prepared
 from mcan.preparation.store_writer import ImageRows, StoreWriter
@@ -235,3 +239,79 @@ def test_predictions(lab, loss, precision):
     probabilities = torch.from_numpy(found.probabilities)
     picked = expected.gather(1, torch.from_numpy(found.answers))
     torch.testing.assert_close(probabilities, picked, atol=tolerance, rtol=0)
+
+
+class Keeps(nn.Module):
+    """Keeps 4,000 bytes of each question for the backward pass of 1,000 weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1000))
+        self.frozen = nn.Parameter(torch.ones(5000), requires_grad=False)
+
+    def forward(self, question: Any, image: Any) -> torch.Tensor:
+        return torch.ones(2, 1000) * self.weight
+
+
+STEP = 4000 * 64 + 3 * 4000
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "needed"),
+    [
+        ([], 1, STEP),
+        (["train.accumulation=4"], 1, 4000 * 16 + 3 * 4000),
+        (["train.precision=bf16"], 1, 2000 * 64 + 3 * 4000),
+        ([], 2, 2 * (4000 * 32 + 3 * 4000)),
+    ],
+)
+def test_memory_of_a_step(lab, monkeypatch, overrides, processes, needed):
+    config = config_of(lab, "train.batch_size=64", *overrides)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    job = Processes(CPU, 0, processes)
+
+    def warnings(free: int | None) -> list[str]:
+        monkeypatch.setattr("mcan.build.free_memory", lambda device: free)
+        return [*memory_warnings(Keeps(), dataset_of(config), config, job)]
+
+    assert warnings(None) == warnings(needed) == []
+    (warning,) = warnings(needed - 1)
+    assert "free on cpu; raise train.accumulation or lower train.batch_size" in warning
+
+
+def test_training_warns_of_little_memory_and_goes_on_as_it_would(lab):
+    def little() -> None:
+        mcan.build.free_memory = lambda device: 1 << 14
+
+    warned = lab.train("warned", "train.epochs=1", patch=little)
+    assert warned.status == 0
+    assert "warning: a step needs about 0.0 GiB of memory, but 0.0 GiB are free" in warned.err
+    quiet = lab.train("quiet", "train.epochs=1")
+    assert "GiB" not in quiet.err
+    assert_same(outcome(lab.run("warned")), outcome(lab.run("quiet")))
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, 8 << 30),
+        ({"a": "max"}, 8 << 30),
+        ({"a": 6 << 30}, 5 << 30),  # 2 used, 1 of them pages of files
+        ({"a": 6 << 30, "a/job": 4 << 30}, 3 << 30),
+        ({"a/job": 20 << 30}, 8 << 30),
+    ],
+)
+def test_free_memory_within_control_groups(tmp_path, monkeypatch, limits, expected):
+    monkeypatch.setattr("mcan.limits.ROOT", tmp_path)
+    assert free_memory(CPU) is None
+    groups = tmp_path / "sys/fs/cgroup"
+    (groups / "a/job").mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 99 kB\nMemAvailable:    8388608 kB\n")
+    assert free_memory(CPU) == 8 << 30
+    (tmp_path / "proc/self/cgroup").write_text("0::/a/job\n")
+    for group, limit in limits.items():
+        (groups / group / "memory.max").write_text(f"{limit}\n")
+        (groups / group / "memory.current").write_text(f"{2 << 30}\n")
+        (groups / group / "memory.stat").write_text(f"anon 5\nfile {1 << 30}\n")
+    assert free_memory(CPU) == expected

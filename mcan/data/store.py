@@ -26,6 +26,7 @@ from mcan.console import message, progress
 from mcan.data.arrays import Ids, Index, array_to_ids
 from mcan.data.integrity import content_digest, file_identity, image_checksum, map_arrays, remake
 from mcan.errors import DataError, plural, shorten
+from mcan.limits import free_memory
 from mcan.rows import Packed, filler_rows
 
 FORMAT_VERSION = 2
@@ -129,14 +130,16 @@ class ImageStore:
         source = np.asarray(self.rows)
         target = torch.device(device if residency == "device" else "cpu")
         size = f"{source.nbytes / 2**30:.1f} GiB"
+        free = free_memory(target)
+        remedy = "use data.residency=disk"
+        full = f"{self.path}: {size} do not fit into the memory of {target}; {remedy}"
+        if free is not None and source.nbytes > free:  # Linux would end the process without a word
+            raise DataError(full)
         message(f"reading {self.path} into the memory of {target} ({size})")
         try:
             rows = torch.tensor(source, device=target)
         except (RuntimeError, MemoryError) as error:  # includes torch.OutOfMemoryError
-            raise DataError(
-                f"{self.path}: {size} do not fit into the memory of {target}; use "
-                "data.residency=disk"
-            ) from error
+            raise DataError(full) from error
         self.rows = rows if residency == "device" else rows.numpy()  # numpy joins rows faster
         return self
 

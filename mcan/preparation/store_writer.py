@@ -184,6 +184,11 @@ class StoreWriter:
         save_text(self._state, json.dumps(state))
         self._last_save = time.monotonic()
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all images so far."""
+        return sum(self._lengths().values()) - self._first_byte
+
     def _open(self) -> None:
         """Open the files, cut to what the state promises."""
         if self._state.exists() and not self._resume:
@@ -500,10 +505,10 @@ def _add_parts(
     todo: Any = [part for part in parts if writer.parts.get(part, []) is not None]
     # Arrays stay arrays: tensors go through shared memory, of which containers have little.
     contents = DataLoader[Any](todo, batch_size=None, num_workers=workers, collate_fn=read)
-    pairs = zip(todo, contents, strict=True)
+    pairs, before = zip(todo, contents, strict=True), len(parts) - len(todo)
     try:
-        for part, content in progress(
-            pairs, total=len(parts), initial=len(parts) - len(todo), unit=" parts"
+        for done, (part, content) in enumerate(
+            progress(pairs, total=len(parts), initial=before, unit=" parts"), start=before + 1
         ):
             stored = [i for i in writer.parts.get(part, []) if i in writer.images]
             writer.parts[part], earlier, known = stored, set(stored), len(broken)
@@ -525,6 +530,14 @@ def _add_parts(
             if len(broken) == known:
                 writer.parts[part] = None
             writer.save()
+            if done == before + max(1, len(parts) // 100):
+                needed = writer.bytes // done * (len(parts) - done)
+                if needed > (free := shutil.disk_usage(writer.path.parent).free):
+                    need, have = (f"{size / 2**30:.1f} GiB" for size in (needed, free))
+                    message(
+                        f"warning: {writer.path}: about {need} are still to be written, but {have} "
+                        "are free; if the disk is full, make room and continue with --resume"
+                    )
     except RuntimeError as error:
         # torch notices a dead worker by a signal, so that this comes from anywhere in the block.
         if not str(error).startswith("DataLoader worker"):

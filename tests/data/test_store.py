@@ -69,6 +69,22 @@ def test_loaded_rows_equal_the_file(tmp_path: Path, residency: Any, kind: type) 
     loaded.verify()
 
 
+@pytest.mark.parametrize("spare", [0, -1, None])
+def test_rows_that_do_not_fit_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: int | None
+) -> None:
+    store = open_store(write_store(tmp_path / "a.h5", make_images([1, 2, 3, 4])))
+    free = None if spare is None else store.rows.nbytes + spare
+    monkeypatch.setattr("mcan.data.store.free_memory", lambda device: free)
+    if spare == -1:
+        with pytest.raises(
+            DataError, match=r"fit into the memory of cpu; use data\.residency=disk"
+        ):
+            store.load("memory")
+    else:
+        store.load("memory")
+
+
 def test_the_digest_is_that_of_what_training_reads(tmp_path: Path) -> None:
     images = make_images([3, 1, 8, 5])
 

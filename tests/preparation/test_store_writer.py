@@ -167,6 +167,17 @@ def fill(
     )
 
 
+@pytest.mark.parametrize(("free", "warned"), [(0, True), (10**12, False)])
+def test_a_disk_that_is_too_small(tmp_path, monkeypatch, capsys, free, warned):
+    """Said after the first hundredth of the parts: 5 times what the first one took."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Mock(free=free))
+    fill(tmp_path / "a.h5")
+    said = "a.h5: about 0.0 GiB are still to be written, but 0.0 GiB are free; if the disk" in (
+        capsys.readouterr().err
+    )
+    assert said == warned
+
+
 def killed(function: Callable[[], object]) -> None:
     process = multiprocessing.get_context("fork").Process(target=function)
     process.start()
