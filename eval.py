@@ -170,9 +170,6 @@ def evaluate(
     details = question_details(dataset, scores) if args.full or args.worst else []
     full = [entry | detail for entry, detail in zip(entries, details, strict=bool(details))]
     save_text(folder / PREDICTIONS_FILE, json.dumps(full if args.full else entries) + "\n")
-    if args.submission is not None:
-        entries = submission(entries, asked, where)
-        save_text(args.submission, json.dumps(entries) + "\n")
     if scores is not None:
         metrics = scorer.summarise(scores) | {
             "metric": metric,
@@ -200,6 +197,9 @@ def evaluate(
         print(f"{split} has no human answers, so there is no accuracy")
     print(f"written: {folder}")
     if args.submission is not None:
+        # Last, as a second try refuses to replace it.
+        entries = submission(entries, asked, where)
+        save_text(args.submission, json.dumps(entries) + "\n")
         print(f"written: {args.submission} ({len(entries):,} answers)")
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import hashlib
 import os
+import platform
+import shutil
 import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +23,7 @@ from filelock import FileLock, Timeout
 from mcan.console import message
 from mcan.errors import DataError, RunError, shorten
 
+PROCESSES = Path("/proc")
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 
 
@@ -40,18 +44,79 @@ def saving(path: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    owner = f".{path.name}.tmp-{platform.node()}-"
+    temporary = path.with_name(f"{owner}{os.getpid()}")
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(owner)}*"):
+            # Of a process that was killed. Systems without /proc keep it.
+            if PROCESSES.is_dir() and not (PROCESSES / left.name.removeprefix(owner)).exists():
+                left.unlink(missing_ok=True)
         try:
             with temporary.open("w+b") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync(path.parent)
+
+
+class _KeepsError:
+    """A file that never fails to be written: `error` is the first error, and nothing follows it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: Any) -> Any:
+        return self._try(lambda: self._file.write(data), len(data))
+
+    def truncate(self, size: int | None = None) -> Any:
+        return self._try(lambda: self._file.truncate(size), 0)
+
+    def flush(self) -> None:
+        self._try(self._file.flush, None)
+
+    def _try(self, act: Callable[[], Any], otherwise: Any) -> Any:
+        if self.error is None:
+            try:
+                return act()
+            except OSError as error:
+                self.error = error
+        return otherwise
+
+
+@contextmanager
+def for_library(file: BinaryIO) -> Iterator[Any]:
+    """`file` as HDF5 and torch may write to it in the block, which raises its first error.
+
+    They would report an error of their own, without the reason, or several.
+    """
+    wrapped = _KeepsError(file)
+    try:
+        yield wrapped
+    finally:
+        wrapped.flush()
+        if wrapped.error is not None:
+            raise wrapped.error from None
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of temporary files, if it is there; a warning if that is impossible."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        reason = error.strerror or error
+        message(f"warning: {folder}: could not be deleted ({reason}); delete this folder yourself")
 
 
 def sync(path: Path) -> None:

@@ -24,9 +24,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import tensorboard.summary.writer.record_writer  # noqa: F401 (loaded once, not in every process)
 import torch
-import torch._dynamo  # loaded once here, not in every process; so is TensorBoard
-import torch.utils.tensorboard
+import torch._dynamo
 import yaml
 
 from mcan.engine.checkpoint import last_checkpoint, list_checkpoints

@@ -19,7 +19,7 @@ from torch import nn
 
 from mcan import __version__
 from mcan.errors import DataError, RunError, TrainingError, shorten
-from mcan.files import write_atomically
+from mcan.files import for_library, write_atomically
 from mcan.nn.official import map_old_names
 
 FORMAT = 2
@@ -81,16 +81,17 @@ class Checkpoint:
         content = {name: value for name, value in vars(self).items() if name != "source"}
 
         def write(file: BinaryIO) -> None:
-            torch.save(content, file)
+            with for_library(file) as output:
+                torch.save(content, output)
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
             file.write(_TRAILER % digest.hexdigest().encode())
 
         try:
             write_atomically(path, write)
-        # torch reports a write that failed inside its zip writer as a RuntimeError.
-        except (DataError, RuntimeError) as error:
-            reason = str(error.__cause__ or error).partition("\n")[0]
+        except DataError as error:
+            cause = error.__cause__
+            reason = cause.strerror if isinstance(cause, OSError) else error
             raise TrainingError(
                 f"{path}: the checkpoint could not be written ({reason}); everything written "
                 "before is intact: free some space and continue with --resume"

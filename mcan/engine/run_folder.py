@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock
@@ -29,9 +29,6 @@ from mcan.engine.checkpoint import FORMAT, Checkpoint, newest_intact
 from mcan.errors import RunError, plural
 from mcan.files import lock_file, save_text, saving
 from mcan.section import show
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 _WITHOUT_EFFECT = ("benchmarking", "benchmarking.py", "preparation", "tables")
@@ -226,14 +223,37 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _number_events(folder: Path) -> None:
-    """Rename TensorBoard's files by number instead of time, in case the clock was set back.
+class _Board:
+    """Writes numbers for TensorBoard. (torch's `SummaryWriter` writes in a thread of its own, which
+    prints a traceback if the disk is full.)"""
 
-    TensorBoard reads them in the order of their names, events.out.tfevents.<seconds>.<...>.
-    """
-    for number, path in enumerate(sorted(folder.glob("events.out.tfevents.*"))):
-        tail = path.name.split(".", 4)[-1]
-        path.rename(path.with_name(f"events.out.tfevents.{number:010d}.{tail}"))
+    def __init__(self, folder: Path, first_step: int) -> None:
+        # Imported after the first line of the log, not at the start: it takes 0.3 s.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads files in the order of their names. Those of torch are numbered by time.
+        numbers = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+        number = max([int(each) for each in numbers if each.isdecimal()], default=-1) + 1
+        self._file = (folder / f"events.out.tfevents.{number:010d}").open("xb")
+        self._event, self._summary, self._records = Event, Summary, RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        # What was shown for later steps is withdrawn: these steps are repeated.
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        self._records.write(event.SerializeToString())
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        shown = [self._summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]
+        self._write(step=step, summary=self._summary(value=shown))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class RunLog:
@@ -246,7 +266,7 @@ class RunLog:
     def __init__(self, run: RunFolder, keep_bytes: int, step: int) -> None:
         self._run = run
         self._step = step
-        self._board: SummaryWriter | None = None
+        self._board: _Board | None = None
         with saving(run.metrics):
             self._file = run.metrics.open("ab")
             self._file.truncate(keep_bytes)
@@ -260,22 +280,14 @@ class RunLog:
         with saving(self._run.metrics):
             self._file.write(line.encode() + b"\n")
             self._file.flush()
-            if self._board is None:
-                # Imported after the first line, not at the start: TensorBoard takes a second.
-                from torch.utils.tensorboard import SummaryWriter
-
-                _number_events(self._run.tensorboard)
-                # What was shown for later steps is withdrawn: these steps are repeated.
-                self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._step + 1)
-            for name, value in shown.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        with saving(self._run.tensorboard):
+            self._board = self._board or _Board(self._run.tensorboard, self._step + 1)
+            self._board.add(step, {f"{kind}/{name}": value for name, value in shown.items()})
 
     def sync(self) -> int:
         """Bring all lines to the disk; returns the bytes of metrics.jsonl."""
         with saving(self._run.metrics):
             os.fsync(self._file.fileno())
-            if self._board is not None:
-                self._board.flush()
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:

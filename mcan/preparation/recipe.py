@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 from collections import Counter
@@ -30,7 +29,15 @@ from mcan.data.integrity import meta_text
 from mcan.data.prepared import FORMAT_VERSION, encode_questions
 from mcan.errors import DataError, plural, shorten
 from mcan.evaluation.metrics import METRICS, upper_bound
-from mcan.files import file_on_disk, saving, sha256_of, sync
+from mcan.files import (
+    file_on_disk,
+    for_library,
+    lock_file,
+    remove_folder,
+    saving,
+    sha256_of,
+    sync,
+)
 from mcan.preparation.names import ID_HELP, ID_RULES, ImageIds, read_pairs
 from mcan.preparation.questions import (
     NAMES,
@@ -363,8 +370,12 @@ def write_prepared(
                 content = RawSplit.collect(examples, folder / f"{name}.h5")
             arrays, counts[name] = encode_split(content, vocabulary, metric)
             # Aligned, so that the arrays can be used as they are mapped.
-            path = temporary / f"{name}.h5"
-            with h5py.File(path, "x", alignment_threshold=1, alignment_interval=64) as file:
+            aligned = {"alignment_threshold": 1, "alignment_interval": 64}
+            with (
+                (temporary / f"{name}.h5").open("x+b") as raw,
+                for_library(raw) as output,
+                h5py.File(output, "w", **aligned) as file,
+            ):
                 file.attrs["format_version"] = FORMAT_VERSION
                 for key, values in arrays.items():
                     file[key] = values
@@ -392,9 +403,44 @@ def write_prepared(
 
 @contextmanager
 def _replacing(folder: Path, force: bool) -> Iterator[Path]:
-    """Yield a new folder, which takes the place of `folder` unless an exception is raised."""
+    """Yield a new folder, which takes the place of `folder` unless an exception is raised.
+
+    It is in `.FOLDER.partial/`. What a killed process left there is put back or deleted first.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    new, old = partial / "new", partial / "old"
     with saving(folder):
-        found = {file.name for file in folder.iterdir()} if folder.exists() else set()
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(partial / "lock")
+    if lock is None:
+        raise DataError(f"{folder}: another process is preparing this folder")
+    try:
+        with saving(folder):
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            for left in (new, old):
+                if left.exists():
+                    shutil.rmtree(left)
+            _refuse_to_replace(folder, force)
+            new.mkdir()
+            yield new
+            for file in (*new.iterdir(), new):
+                sync(file)
+            if folder.is_dir():
+                folder.rename(old)
+            new.rename(folder)
+            sync(folder.parent)
+    finally:
+        with saving(folder):
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+        remove_folder(partial)
+        lock.release()
+
+
+def _refuse_to_replace(folder: Path, force: bool) -> None:
+    """Raise `DataError` if `folder` has files, and these are of others or there is no `force`."""
+    found = {file.name for file in folder.iterdir()} if folder.exists() else set()
     if found and not force:
         raise DataError(f"{folder}: already exists; replace it with --force")
     written = {"meta.json"}
@@ -406,23 +452,6 @@ def _replacing(folder: Path, force: bool) -> Iterator[Path]:
             f"{folder}: contains {shorten(foreign)}, which prepare.py did not write; move it "
             "elsewhere before replacing the folder"
         )
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        with saving(folder):
-            temporary.mkdir(parents=True)
-            yield temporary
-            for file in (*temporary.iterdir(), temporary):
-                sync(file)
-            if folder.is_dir():
-                folder.rename(old)
-            temporary.rename(folder)
-            sync(folder.parent)
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def encode_split(

@@ -38,7 +38,7 @@ from mcan.data.integrity import content_digest, image_checksum
 from mcan.data.records import check_id
 from mcan.data.store import FORMAT_VERSION, ImageStore, open_store
 from mcan.errors import DataError, shorten
-from mcan.files import lock_file, save_text, saving, sync
+from mcan.files import for_library, lock_file, remove_folder, save_text, saving, sync
 
 FeatureDtype = Literal["float16", "float32"]
 Pair = tuple[int, int]
@@ -113,6 +113,8 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         if self.path.exists():
+            if self._folder.is_dir() and not (self._folder / "rows").exists():
+                remove_folder(self._folder)  # a process was killed after it had published the store
             raise DataError(f"{self.path}: already exists; delete it or choose another name")
         with saving(self.path):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,7 @@ class StoreWriter:
         finally:
             self._close()
             if not keep:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                remove_folder(self._folder)
 
     def add(self, image: ImageRows) -> None:
         """Add an image; after a `DataError` that names it, the writer is as before."""
@@ -246,10 +248,12 @@ class StoreWriter:
             boxes = np.memmap(self._folder / "boxes", np.float32, "r", shape=(shape[0], 4))
         # Only the shape and the type of these matter.
         rows = np.broadcast_to(np.zeros((), self._traits["dtype"]), shape)
-        with (self._folder / "rows").open("r+b", buffering=0) as raw:
+        with (self._folder / "rows").open("r+b") as raw:
             # A kill at this point may have left tables behind the rows.
             raw.truncate(self._first_byte + rows.nbytes)
-            first = _write_around_rows(raw, self._first_byte, rows, tables, boxes, self.provenance)
+            with for_library(raw) as file:
+                note = self.provenance
+                first = _write_around_rows(file, self._first_byte, rows, tables, boxes, note)
             assert first == self._first_byte
             os.fsync(raw.fileno())
         (self._folder / "rows").rename(self.path)
