@@ -7,12 +7,13 @@ PREPARED := data/easy_vqa/prepared
 PARALLEL := -q -n auto --maxprocesses 8
 .DELETE_ON_ERROR:
 EXTRAS := dev
-.PHONY: help setup setup-dev quickstart test test-slow lint check format docs clean
+.PHONY: help setup setup-dev quickstart test test-slow test-faults lint check format docs clean
 
 help:
 	@echo "make setup       create $(VENV) and install what training needs (idempotent)"
 	@echo "make quickstart  prepare easy-VQA, train an MCAN on it, evaluate it on the test split"
 	@echo "make test        the fast tests        make test-slow   the slow ones"
+	@echo "make test-faults every write of six commands fails once (half an hour on two cores)"
 	@echo "make lint        format, lint, types, generated docs"
 	@echo "make check       make lint, then make test"
 	@echo "make docs        regenerate docs/configuration.md and the line counts in README.md"
@@ -46,6 +47,9 @@ test: setup-dev
 
 test-slow: setup-dev
 	$(BIN)/pytest $(PARALLEL) -m slow
+
+test-faults: setup-dev
+	$(BIN)/python tests/faults
 
 lint: setup-dev
 	$(BIN)/ruff format --check .
