@@ -272,10 +272,15 @@ class Model:
     def _stores(self) -> Stores:
         return open_stores(self.config, Processes(self.device))
 
+    @property
+    def _trained(self) -> dict[str, Any]:
+        """What is known of the first training split, whose images are like those of all."""
+        return next(iter(self.checkpoint.trained_on), {})
+
     @cached_property
     def pixel_size(self) -> tuple[int, int]:
         """Height and width of the images that the network was trained on."""
-        shape = self.checkpoint.trained_on[0].get("image_shape") or self._stores[0][0].rows.shape
+        shape = self._trained.get("image_shape") or self._stores[0][0].rows.shape
         height, width = shape[-2:]
         return height, width
 
@@ -285,7 +290,7 @@ class Model:
 
         if self.config.data.grid:
             raise DataError("a network with a grid beside the regions accepts image ids only")
-        made_by = next(iter(self.checkpoint.trained_on[0].get("made_by", {}).values()), "unknown")
+        made_by = next(iter(self._trained.get("made_by", {}).values()), "unknown")
         return extractor_of(made_by, self._extractor_weights, self.device)
 
     def _probabilities(self, logits: Tensor) -> Tensor:

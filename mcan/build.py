@@ -290,7 +290,7 @@ def unknown_stores(checkpoint: Checkpoint, stores: Iterable[ImageStore]) -> list
 
     None for another part of what the same extractor made, such as a test set's features.
     """
-    trained = checkpoint.trained_on[0]  # every split with the same stores
+    trained = next(iter(checkpoint.trained_on), {})  # every split with the same stores
     digests, made_by = trained.get("stores", {}), trained.get("made_by", {})
     known = ", ".join(f"{path} (made by {plain(made_by.get(path, 'unknown'))})" for path in digests)
     return [
@@ -322,7 +322,14 @@ def stored_config(checkpoint: Checkpoint, overrides: Sequence[str] = ()) -> Conf
 
 def restore_network(checkpoint: Checkpoint, config: Config) -> MCAN:
     """The network of a checkpoint, in evaluation mode."""
-    model = build_model(config.model, ModelSizes(**checkpoint.sizes))  # type: ignore[arg-type]
+    sizes = ModelSizes(**checkpoint.sizes)  # type: ignore[arg-type]
+    if (deepest := max(config.model.depth, config.model.question_depth or 0)) > len(
+        checkpoint.model
+    ):
+        raise RunError(f"{checkpoint.source}: does not fit the config: depth {deepest}")
+    with torch.device("meta"):  # another size than the config's may not fit into memory
+        checkpoint.check_shapes(build_model(config.model, sizes))
+    model = build_model(config.model, sizes)
     checkpoint.restore(model)
     return model.eval()
 

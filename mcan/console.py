@@ -44,6 +44,12 @@ def message(text: str) -> None:
     MESSAGES.flush()
 
 
+def close_bars() -> None:
+    """Close the bars of reads that failed: each would be drawn again below the next message."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
 @cache
 def message_once(text: str) -> None:
     """A message that is printed once, also if a file is read again."""
@@ -81,6 +87,12 @@ def printable(text: str, most: int = 400) -> str:
     shown or controls a terminal."""
     text, sign = text if len(text) <= most else f"{text[: most - 1]}…", "\N{REPLACEMENT CHARACTER}"
     return "".join(c if c.isprintable() else " " if c.isspace() else sign for c in text)
+
+
+def one_line(text: str) -> str:
+    """All of the text in one line; characters that cannot be shown are escaped."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 def expand_home(path: str) -> str:

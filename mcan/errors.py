@@ -7,16 +7,21 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
-from mcan.console import expand_home, message
+from mcan.console import close_bars, expand_home, message, one_line
 
 
 class UserError(Exception):
     """Bad input: one clear line (which file, which key or id, what was expected)."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        # Libraries report in several lines; names and values come from files.
+        return one_line(" ".join(super().__str__().splitlines()))
 
 
 class DataError(UserError):
@@ -64,6 +69,8 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed by the caller; a file must not take its number
             setattr(sys, stream, Path(os.devnull).open(mode))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     home = expand_home("~/")
     sys.argv = [re.sub(r"^([\w.-]+=)?~/", lambda m: (m[1] or "") + home, a) for a in sys.argv]
     try:
@@ -76,6 +83,7 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except (UserError, OSError) as error:
-        message(f"error: {error}")
+        close_bars()
+        message(f"error: {one_line(str(error))}")
         status = getattr(error, "exit_code", 2)
     raise SystemExit(status or 0)

@@ -170,8 +170,10 @@ def read_split(folder: Path, config: Config, name: str, moved: bool = False) -> 
     if path.is_file():
         try:
             stated = json.loads(path.read_bytes())
+            if not (stated["limit"] is None or type(stated["limit"]) is int):
+                raise TypeError
             limit = stated["limit"]
-            prepared = prepared if moved else stated.get("prepared", prepared)
+            prepared = prepared if moved else str(stated.get("prepared", prepared))
         except (ValueError, TypeError, LookupError) as error:
             raise RunError(f"{path}: not written by eval.py, or damaged") from error
     split = Prepared.open(prepared).split(name)

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -18,7 +16,7 @@ from mcan.batch import Image, Question
 from mcan.console import message, positive
 from mcan.engine.exported import write_exported
 from mcan.errors import DataError, RunError, command
-from mcan.evaluation.results import METRICS_FILE
+from mcan.evaluation.results import METRICS_FILE, ResultSummary
 from mcan.files import save_text, write_atomically
 from mcan.rows import Padded
 
@@ -111,19 +109,18 @@ def export_program(model: Model, words: int, regions: int) -> torch.export.Expor
         )
 
 
-def find_results(run: Path, model: Model) -> list[dict[str, Any]]:
+def find_results(run: Path, model: Model) -> list[ResultSummary]:
     """The results of eval.py for this checkpoint in the run's folder, one entry per split.
 
     Results on other data than the config's, or on a part of it, are in folders named `data_*`.
     """
     files = sorted((run / "predictions").glob(f"*/{METRICS_FILE}")) if run.is_dir() else []
     files = [file for file in files if not file.parent.name.startswith("data_")]
-    found = [json.loads(file.read_bytes()) for file in files]
-    steps = [model.checkpoint.position["step"]]
-    return [result for result in found if result["steps"] == steps]
+    found = [ResultSummary.read(file) for file in files]
+    return [each for each in found if each.steps == (model.checkpoint.position["step"],)]
 
 
-def model_card(model: Model, results: list[dict[str, Any]]) -> str:
+def model_card(model: Model, results: list[ResultSummary]) -> str:
     """The model card in Markdown, with the front matter that model hubs read."""
     trained = model.checkpoint.trained_on
     datasets, name = list(dict.fromkeys(each["dataset"] for each in trained)), model.config.name
@@ -131,12 +128,12 @@ def model_card(model: Model, results: list[dict[str, Any]]) -> str:
         {
             "task": {"type": "visual-question-answering"},
             "dataset": {
-                "name": result["dataset"],
-                "type": result["dataset"],
+                "name": result.dataset,
+                "type": result.dataset,
                 "split": _split(result),
             },
             "metrics": [
-                {"type": "accuracy", "name": result["metric"], "value": round(result["overall"], 2)}
+                {"type": "accuracy", "name": result.metric, "value": round(result.overall, 2)}
             ],
         }
         for result in results
@@ -156,8 +153,8 @@ def model_card(model: Model, results: list[dict[str, Any]]) -> str:
         for each in trained
     ]
     lines = [
-        f"| {_split(r)} | {r['n']:,} | {r['overall']:.2f} | {r['metric']} | "
-        f"`python eval.py FOLDER --split {r['split']}` |"
+        f"| {_split(r)} | {r.n:,} | {r.overall:.2f} | {r.metric} | "
+        f"`python eval.py FOLDER --split {r.split}` |"
         for r in results
     ]
     table = [
@@ -192,9 +189,8 @@ def model_card(model: Model, results: list[dict[str, Any]]) -> str:
     )
 
 
-def _split(result: dict[str, Any]) -> str:
-    limit = result["limit"]
-    return f"{result['split']} (first {result['n']:,})" if limit else str(result["split"])
+def _split(result: ResultSummary) -> str:
+    return f"{result.split} (first {result.n:,})" if result.limit else result.split
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 import yaml
 from pydantic import ValidationError
 
-from mcan.console import expand_home
+from mcan.console import expand_home, one_line
 from mcan.errors import ConfigError
 from mcan.section import Section, inner_sections, show, walk
 
@@ -49,10 +49,8 @@ COMMAND_LINE = Place("command line")
 
 
 def config_error(place: Place, sentence: str) -> ConfigError:
-    """The error `place: sentence`, on one line whatever the user's text holds."""
-    text = f"{place}: {sentence}"
-    printable = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return ConfigError("".join(printable))
+    """The error `place: sentence`, with the line breaks of the user's text escaped."""
+    return ConfigError(one_line(f"{place}: {sentence}"))
 
 
 def dotted(keys: Keys) -> str:

@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 from torch import nn
 
 from mcan import __version__
@@ -42,6 +49,34 @@ class Position:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+
+
+class _TrainedOn(BaseModel):
+    """A training split of a checkpoint; imported and older ones do not have all fields."""
+
+    dataset: str
+    split: str
+    questions: NonNegativeInt
+    content: str = ""
+    digest: str = ""
+    stores: dict[str, str] = {}
+    made_by: dict[str, str] = {}
+    image_shape: list[PositiveInt] = []
+
+
+class _Fields(BaseModel):
+    """The types of what commands read in a checkpoint without checking it themselves."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    config: dict[str, Any]
+    vocabulary: str
+    vocabulary_digest: str
+    sizes: dict[Literal["tokens", "answers", "feature_size", "grid_size"], PositiveInt | None]
+    trained_on: list[_TrainedOn]
+    model: dict[str, torch.Tensor]
+    question_keys: torch.Tensor | None = None
+    position: dict[Literal["epoch", "batch", "step"], NonNegativeInt]
 
 
 @dataclass
@@ -101,8 +136,8 @@ class Checkpoint:
         """Between processes, a checkpoint that was read travels as its path."""
         return load_checkpoint, (self.source,)
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Load the states into `model` and `optimizer`; `RunError` if they do not fit."""
+    def check_shapes(self, model: nn.Module) -> None:
+        """Raise `RunError` unless `model` has the parameters of the checkpoint."""
         given, own = (
             {name: tuple(getattr(value, "shape", ("none",))) for name, value in state.items()}
             for state in (self.model, model.state_dict())
@@ -119,6 +154,10 @@ class Checkpoint:
         found = [f"{how}: {shorten(sorted(n), 3)}" for how, n in different.items() if n]
         if found:
             raise RunError(f"{self.source}: does not fit the config: {'; '.join(found)}")
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Load the states into `model` and `optimizer`; `RunError` if they do not fit."""
+        self.check_shapes(model)
         model.load_state_dict(self.model)
         if optimizer is not None:
             try:
@@ -148,11 +187,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content["model"] = map_old_names(content["model"])
     elif not verified:
         raise DamagedCheckpointError(f"{path}: damaged: the checksum at its end is missing")
-    known = {item.name for item in fields(Checkpoint)}
+    return from_fields(content, path)
+
+
+def from_fields(content: dict[str, Any], path: Path) -> Checkpoint:
+    """The checkpoint of the fields that the file `path` states; others are left out."""
+    known = {item.name for item in fields(Checkpoint)} - {"source"}
     try:
-        return Checkpoint(**{k: v for k, v in content.items() if k in known}, source=path)
-    except TypeError as error:
-        raise DamagedCheckpointError(f"{path}: the checkpoint is not complete: {error}") from error
+        found = Checkpoint(**{k: v for k, v in content.items() if k in known}, source=path)
+        _Fields.model_validate(vars(found))
+    except (TypeError, ValidationError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            problem = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        raise DamagedCheckpointError(f"{path}: the checkpoint is not complete: {reason}") from error
+    return found
 
 
 def _verify(path: Path) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcan.config import config_from_dict, dump_config, load_config
-from mcan.engine.checkpoint import EXPORTED, Checkpoint
+from mcan.engine.checkpoint import EXPORTED, Checkpoint, from_fields
 from mcan.errors import RunError, need
 from mcan.files import save_text, write_atomically
 from mcan.text.vocabulary import Vocabulary
@@ -54,7 +54,7 @@ def read_exported(folder: Path) -> Checkpoint:
 
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})["mcan"])
+            header: dict[str, Any] = dict(json.loads((file.metadata() or {})["mcan"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(f"{path}: not written by scripts/export.py, or damaged ({error})") from error
@@ -63,12 +63,11 @@ def read_exported(folder: Path) -> Checkpoint:
         raise RunError(f"{vocabulary}: no such file; export the run again")
     if Vocabulary.read(vocabulary).digest != header.get("vocabulary_digest"):
         raise RunError(f"{vocabulary}: not the vocabulary of {path}; export the run again")
-    known = {each.name for each in fields(Checkpoint)} - _NOT_IN_HEADER
-    return Checkpoint(
-        **{name: value for name, value in header.items() if name in known},
-        config=load_config(folder / CONFIG).model_dump(mode="json"),
-        vocabulary=vocabulary.read_text(encoding="utf-8"),
-        question_keys=tensors.pop(_KEYS, None),
-        model=tensors,
-        source=path,
-    )
+    stated = {name: value for name, value in header.items() if name not in _NOT_IN_HEADER}
+    read = {
+        "config": load_config(folder / CONFIG).model_dump(mode="json"),
+        "vocabulary": vocabulary.read_text(encoding="utf-8"),
+        "question_keys": tensors.pop(_KEYS, None),
+        "model": tensors,
+    }
+    return from_fields(stated | read, path)

@@ -9,16 +9,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from pydantic import ConfigDict, FiniteFloat, ValidationError
 
 from mcan.console import align
 from mcan.data.arrays import Id, array_to_ids
 from mcan.data.dataset import VQADataset
 from mcan.data.prepared import Categories
 from mcan.data.records import read_records
-from mcan.errors import DataError, shorten
+from mcan.errors import DataError, RunError, shorten
 from mcan.evaluation.metrics import (
     Accuracies,
     accuracies,
@@ -28,9 +29,31 @@ from mcan.evaluation.metrics import (
     upper_bound,
 )
 from mcan.evaluation.predict import Predictions
+from mcan.section import Section
 
 PREDICTIONS_FILE = "predictions.json"
 METRICS_FILE = "metrics.json"
+
+
+class ResultSummary(Section):
+    """Whose result a `metrics.json` of eval.py is, and the accuracy; it holds more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    dataset: str
+    split: str
+    limit: int | None
+    n: int
+    metric: str
+    overall: FiniteFloat
+    steps: tuple[int, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise RunError(f"{path}: not written by eval.py, or damaged") from error
 
 
 class Scorer:

@@ -222,8 +222,8 @@ class Hdf5Files(FeatureSource):
         self._parts: dict[str, list[_Place]] = {}
         for file, group in groupby(sorted(places), lambda place: place.file):
             of_file = list(group)
-            file_bytes = file.stat().st_size if file.is_file() else 1
-            step = max(1, BLOCK_BYTES * len(of_file) // file_bytes)
+            file_bytes = file.stat().st_size if file.is_file() else 0
+            step = max(1, BLOCK_BYTES * len(of_file) // max(1, file_bytes))
             for first in range(0, len(of_file), step):
                 self._parts[f"{file.name} row {of_file[first].row}"] = of_file[first : first + step]
         self.parts = list(self._parts)

@@ -208,7 +208,7 @@ class StoreWriter:
                             f"is {json.dumps(value)}; continue with the same, or delete the folder"
                         )
                 self._traits, self.parts = dict(state["traits"]), dict(state["parts"])
-                self.counts = Counter(state["counts"])
+                self.counts = Counter({str(k): int(v) for k, v in state["counts"].items()})
                 self.images = {image[0]: StoredImage(*image) for image in state["images"]}
             for name, length in self._lengths().items():
                 self._files[name] = (self._folder / name).open("ab")

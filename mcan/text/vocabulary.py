@@ -52,6 +52,7 @@ class Vocabulary:
         for entries in (self.tokens, self.answers):
             if not all(isinstance(entry, str) for entry in entries):
                 raise ValueError("an entry is not a string")
+            "".join(entries).encode()  # a lone surrogate is a ValueError
             if len(set(entries)) < len(entries):
                 raise ValueError("an entry is repeated")
         if self.tokens[:2] != SPECIAL_TOKENS:
