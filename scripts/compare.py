@@ -48,14 +48,14 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     meaning = (
         "a run folder (uses its evaluation at the latest step), or a folder with a "
-        f"{PREDICTIONS_FILE} of eval.py; key=value changes a key of the runs' configs, such as "
-        "data.prepared=... if the data has moved"
+        f"{PREDICTIONS_FILE} of eval.py, also outside a run; key=value changes a key of the runs' "
+        "configs, such as data.prepared=... if the data has moved"
     )
     add("runs", metavar="RUN | key=value", nargs="*", help=meaning)
     for name in ("--a", "--b"):
         meaning = f"the runs of group {name[2:].upper()}, one of each seed"
         add(name, metavar="RUN", nargs="+", default=[], help=meaning)
-    add("--split", help="split to compare (default: data.evaluate of A)")
+    add("--split", help="split to compare (default: that of A's result or config)")
     add("--metric", choices=METRICS, help="default: the metric of eval.py for A")
     meaning = "resample questions (default), or images with all their questions"
     add("--by", choices=("question", "image"), default="question", help=meaning)
@@ -78,7 +78,7 @@ def main() -> None:
     configs = read_configs([*args.groups[0], *args.groups[1]], args.overrides)
     groups = pair_by_seed(args.groups, configs)
     config, *_ = configs.values()
-    name = args.split or config.data.evaluate
+    name = args.split or stated(groups[0][0]).get("split") or config.data.evaluate
     if name is None:
         raise RunError(f"{groups[0][0]}: the config has no data.evaluate; use --split")
     moved = any(text.startswith("data.prepared=") for text in args.overrides)
@@ -129,22 +129,48 @@ def main() -> None:
 def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> dict[Path, Config]:
     """The config of each target's run. A target is a run folder or a folder in its predictions/.
 
-    With two targets, one without a run gets the config of the other, or that of `overrides` alone.
+    With two targets, one without a run gets the config of the other, or else what metrics.json and
+    `overrides` say.
     """
     found: dict[Path, Config | None] = {}
     for target in targets:
         candidates = map(RunFolder, (target, target.resolve().parent.parent))
         run = next((each for each in candidates if each.exists), None)
         found[target] = load_config(run.config, overrides) if run else None
+        if run is None and not (target / PREDICTIONS_FILE).is_file():
+            there = "" if target.exists() else "; there is no such folder"
+            of_eval = f"one with a {PREDICTIONS_FILE} of eval.py"
+            raise RunError(f"{target}: neither a run folder nor {of_eval}{there}")
         if run is None and len(targets) > 2:
             raise RunError(f"{target}: not in a run folder, so its seed is unknown")
     known = next(filter(None, found.values()), None)
     if known is None:
         # Only the prepared data, the split and the metric are used.
-        stated = {"name": "comparison", "data": {"images": ["none"]}}
-        where = f"{' and '.join(map(str, targets))} are not in run folders"
-        known = config_from_dict(stated, where, overrides)
+        result = stated(targets[0])
+        content: dict[str, Any] = {"name": "comparison", "data": {"images": ["none"]}}
+        content["evaluation"] = {"metric": result.get("metric")}
+        if "prepared" in result:
+            content["data"]["prepared"] = result["prepared"]
+        where = f"{targets[0]}: in no run, and no {METRICS_FILE} says what it answers"
+        known = config_from_dict(content, where, overrides)
     return {target: config or known for target, config in found.items()}
+
+
+def stated(folder: Path) -> dict[str, Any]:
+    """What eval.py says of a result, with its `limit`; nothing if there is no metrics.json."""
+    path = folder / METRICS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        texts = [content[key] for key in ("prepared", "split", "metric") if key in content]
+        if type(content["limit"]) not in (int, type(None)) or not all(
+            isinstance(text, str) for text in texts
+        ):
+            raise TypeError
+        return content
+    except (ValueError, TypeError, LookupError) as error:
+        raise RunError(f"{path}: not written by eval.py, or damaged") from error
 
 
 def pair_by_seed(
@@ -166,16 +192,10 @@ def read_split(folder: Path, config: Config, name: str, moved: bool = False) -> 
 
     If the prepared data has `moved`, the config says where it is.
     """
-    path, prepared, limit = folder / METRICS_FILE, config.data.prepared, config.data.limit
-    if path.is_file():
-        try:
-            stated = json.loads(path.read_bytes())
-            if not (stated["limit"] is None or type(stated["limit"]) is int):
-                raise TypeError
-            limit = stated["limit"]
-            prepared = prepared if moved else str(stated.get("prepared", prepared))
-        except (ValueError, TypeError, LookupError) as error:
-            raise RunError(f"{path}: not written by eval.py, or damaged") from error
+    prepared, limit = config.data.prepared, config.data.limit
+    if result := stated(folder):
+        limit = result["limit"]
+        prepared = prepared if moved else result.get("prepared", prepared)
     split = Prepared.open(prepared).split(name)
     if not split.human_answers.complete:
         raise DataError(f"{split.path}: some questions have no human answers")

@@ -264,6 +264,13 @@ def test_agrees_with_eval(tmp_path):
         for kind in ("answer type", "question type"):
             found = {row["name"]: row[side] for row in rows if row["kind"] == kind}
             assert found == metrics[f"per_{kind.replace(' ', '_')}"]
+        # The files of another split say what they answer, without a run around them.
+        split = ("--split", "train", "--output", name)
+        assert lab.eval(f"runs/{name}", *split, "evaluation.metric=exact").status == 0
+    record = compared(lab, "one", "two")
+    assert (record["split"], record["metric"]) == ("train", "exact")
+    overall = json.loads((lab.folder / "two" / "metrics.json").read_text())["overall"]
+    assert record["differences"][0]["accuracy_b"] == overall
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +307,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         ("runs/c_no_split runs/a", r"c_no_split: the config has no data.evaluate; use"),
         ("runs/a runs/c_reworded", r"c_reworded/.* answers all of the 6 .* of reworded/val.h5, ru"),
         ("runs/a runs/b --split test", r"test.h5: some questions have no human answers"),
-        ("runs/a runs", r"runs: no evaluation of val in predictions/; make one with eval.py"),
+        ("runs/a runs", r"runs: neither a run folder nor one with a predictions.json of eval.py$"),
+        ("none runs/a", r"none: neither a run .* of eval.py; there is no such folder$"),
         ("runs/a runs/b runs/b", r"name two runs, RUN RUN, or two groups, --a RUN"),
         ("runs/a runs/b --json there.json", r"there.json: exists; choose another --json"),
         ("runs/a runs/c_limited", r"c_limited/.* answers only the first 5 \(data.limit\) of "),
@@ -312,7 +320,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         ("--a runs/a lone --b runs/b runs/b_1", r"lone: not in a run folder, so its seed is"),
         ("--a runs/a runs/c_1 --b runs/c_reworded runs/b_1", r"c_reworded/.* of reworded/val.h5"),
         ("runs/a other", r"other/metrics.json: not written by eval.py, or damaged"),
-        ("lone lone", r"lone and lone are not in run folders: data.prepared is missing"),
+        ("lone lone", r"lone: in no run, and no metrics.json says what it answers: data.prepared"),
+        ("lone lone data.prepared=prepared --split x", r"prepared: there is no split 'x'"),
     ],
 )
 def test_refused(broken, args, sentence):
