@@ -231,9 +231,10 @@ def _find(raw: Path, name: str) -> Path:
     for path in (plain, plain.with_name(f"{plain.name}.gz"), raw / name):
         if file_on_disk(path).is_file():
             return path
+    lacks = f"neither {plain.name} nor {name} is" if plain.name != name else f"{name} is not"
     raise DataError(
-        f"{raw}: neither {plain.name} nor {name} is there; the README of the dataset folder says "
-        "where to get it, and --splits leaves a split out"
+        f"{raw}: {lacks} there; the README of the dataset folder says where to get it, --splits "
+        "leaves a split out, and --files SPLIT FILE names files of your own"
     )
 
 
@@ -242,7 +243,8 @@ def _select(splits: Mapping[str, RawSplit], names: Sequence[str]) -> list[RawSpl
         if name not in splits:
             raise DataError(
                 f"the vocabulary needs split '{name}', but there is {', '.join(splits)}; choose "
-                "with --token-splits and --answer-splits"
+                "with --token-splits and --answer-splits, or take that of a model with "
+                "--vocabulary-from RUN"
             )
     return [splits[name] for name in names]
 
@@ -320,7 +322,8 @@ def write_dataset(
     print(align(rows))
     for name, count in counts.items():
         where = f"{options.output}, split {name}"
-        if text := unknown_words_warning(where, count["unknown_words"], count["words"]):
+        unknown, given = count["unknown_words"], options.vocabulary_from is not None
+        if text := unknown_words_warning(where, unknown, count["words"], given):
             message(f"warning: {text}")
         # Little in published datasets: 0.02 points in VQA v2.
         if count["bound"] is not None and count["bound"] < count["bound_normalised"] - 0.01:

@@ -100,14 +100,20 @@ class Vocabulary:
         return cls.from_json(path.read_bytes(), str(path))
 
 
-def unknown_words_warning(where: object, unknown: int, words: int) -> str | None:
-    """What is wrong if more than a tenth of the `words` of a split are `unknown`, or None."""
+def unknown_words_warning(
+    where: object, unknown: int, words: int, given: bool = False
+) -> str | None:
+    """What is wrong if more than a tenth of the `words` of a split are `unknown`, or None.
+
+    A vocabulary that was `given`, by a run, cannot take its words from other splits.
+    """
     if unknown <= words / 10:
         return None
+    advice = "; prepare.py --token-splits chooses the splits with the words"
     return (
         f"{where}: {unknown:,} of {words:,} words ({unknown / words:.0%}) are unknown to the "
         "vocabulary: another language or other questions than those it was made of, or words "
-        "that no spaces separate; prepare.py --token-splits chooses the splits with the words"
+        f"that no spaces separate{'' if given else advice}"
     )
 
 

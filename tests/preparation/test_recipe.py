@@ -148,7 +148,7 @@ def stored(folder: Path) -> Vocabulary:
     return vocabulary
 
 
-def test_the_vocabulary_of_a_run(tmp_path: Path) -> None:
+def test_the_vocabulary_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a training split; the same from the folder and from the file."""
     vocabulary, path = stored(tmp_path / "mine"), tmp_path / "mine/checkpoints/step_00000003.pt"
     files = [*write_split(tmp_path, "val", VAL), *write_split(tmp_path, "test", TEST)]
@@ -162,6 +162,9 @@ def test_the_vocabulary_of_a_run(tmp_path: Path) -> None:
         assert prepared.meta["vocabulary"] == {"tokens": 4, "answers": 2, "from": name}
         assert prepared.meta["sources"][name] == sha256_of(path)
         assert prepared.meta["command"].endswith(f" --vocabulary-from {run}")
+    printed = capsys.readouterr().err
+    assert "are unknown to the vocabulary" in printed
+    assert "--token-splits" not in printed
     alone = prepare(CUSTOM, tmp_path / "b", *write_split(tmp_path, "train", TRAIN))
     assert "from" not in alone.meta["vocabulary"]
 
@@ -194,7 +197,14 @@ REFUSED: list[tuple[str, dict[str, list[Row]], str]] = [
     ("'a/b' cannot be the name", TRAIN_VAL, "--files a/b {}/questions_train.json"),
     ("no answer occurs 1 time in test", {"train": TRAIN, "test": TEST}, "--answer-splits test"),
     ("of one image none can be held out", {"train": TRAIN[:2]}, ""),
-    ("the vocabulary needs split 'train'", {"test": TEST}, ""),
+    ("needs split 'train', but there is test; choose with", {"test": TEST}, ""),
+    ("--answer-splits, or take that of a model with --vocabulary-from", {"test": TEST}, ""),
+    (
+        "raw: questions.json is not there; the README of the dataset folder says where to get it, "
+        "--splits leaves a split out, and --files SPLIT FILE names",
+        {},
+        "--raw {}/raw",
+    ),
     ("val.json: question '40': question id is '40' while", {"train": TRAIN, "val": TEXT_IDS}, ""),
     ("question 40: image id is '4' while", {"train": TRAIN, "val": TEXT_IMAGES}, ""),
 ]
