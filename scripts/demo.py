@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -19,14 +18,18 @@ from PIL import Image
 import mcan
 from mcan.api import Model
 from mcan.console import DefaultsInHelp, message, positive, printable
+from mcan.data.arrays import Id
 from mcan.drawing import drawing
-from mcan.errors import DataError, RunError, UserError, command
+from mcan.errors import DataError, RunError, UserError, command, shorten
 from mcan.explain.explanation import Explanation
 from mcan.explain.weights import METHODS
-from mcan.preparation.images import list_images
+from mcan.preparation.images import is_image, list_images
+from mcan.preparation.names import image_formats
 
 _CHOICES = 100
 """Maximum number of images offered from a folder."""
+_SHOWN = {"BMP", "GIF", "JPEG", "MPO", "PNG", "WEBP"}
+"""Formats of images, as Pillow calls them, that browsers show."""
 _MEAN = "mean"
 _QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -66,9 +69,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     check_address(args.host, args.port or 0)
-    found = {} if args.images is None else list_images(args.images.resolve(), "path")
-    if len(found) > _CHOICES:
-        message(f"{args.images}: offering the first {_CHOICES} of {len(found):,} images")
+    pictures = [] if args.images is None else find_choices(args.images)
     model = mcan.load(
         args.run,
         device=args.device,
@@ -85,7 +86,6 @@ def main() -> None:
             import gradio
         except ImportError as error:
             raise RunError("the demo needs gradio: pip install -e '.[demo]'") from error
-        pictures = [str(path) for path in islice(found.values(), _CHOICES)]
         page = build_page(model, pictures, f"MCAN: {args.run}")
         fonts: Any = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace",)}
         _, url, _ = page.launch(
@@ -106,6 +106,25 @@ def main() -> None:
             message("closed")
         finally:
             page.close(verbose=False)
+
+
+def find_choices(folder: Path) -> list[str]:
+    """The first images below a folder; those that a browser cannot show are left out and named."""
+    found = list_images(folder.resolve(), None)
+    shown = _SHOWN & set(image_formats().values())
+    paths: list[str] = []
+    others: list[Id] = []
+    for name, path in found.items():
+        if is_image(path, shown):
+            paths.append(str(path))
+        else:
+            others.append(name)
+        if len(paths) == _CHOICES:
+            message(f"{folder}: offering the first {_CHOICES} of {len(found):,} images")
+            break
+    if others:
+        message(f"{folder}: not offered, as browsers cannot show them: {shorten(others)}")
+    return paths
 
 
 def check_address(host: str, port: int) -> None:

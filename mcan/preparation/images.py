@@ -5,7 +5,7 @@ H, W height and width of an image in pixels. The rules are documented in data/FE
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -59,26 +59,26 @@ class PackedImage(NamedTuple):
 ImageSource = Path | PackedImage
 
 
-def list_images(folder: Path, rule: IdRule) -> dict[Id, Path]:
-    """All images below `folder`, by id, in the order of their paths.
+def list_images(folder: Path, rule: IdRule | None) -> dict[Id, Path]:
+    """All images below `folder`, by id or, without a rule, by name, in the order of their paths.
 
     A file is an image if its suffix or its content says so. What is passed over is printed. Raises
     `DataError` if there is no image, two share an id, or a name does not fit the rule.
     """
     found: dict[Id, Path] = {}
     passed: list[str] = []
-    ids = ImageIds(rule)
+    ids = ImageIds(rule or "path")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not path.is_file():
             continue
         # Hidden files are thumbnails and leftovers of file managers, also if they end in .jpg.
         hidden = any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
-        if hidden or not (path.suffix.lower() in image_formats() or _is_image(path)):
+        if hidden or not (path.suffix.lower() in image_formats() or is_image(path)):
             passed.append(name)
             continue
         try:
-            found[ids.of(name)] = path
+            found[ids.of(name) if rule else name] = path
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None
     if passed:
@@ -89,9 +89,10 @@ def list_images(folder: Path, rule: IdRule) -> dict[Id, Path]:
     return found
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path, formats: Collection[str] = ()) -> bool:
+    """Whether Pillow recognises a file as one of these, or of all, formats; it may be damaged."""
     try:
-        with Image.open(path, formats=tuple(image_formats().values())):
+        with Image.open(path, formats=tuple(formats or image_formats().values())):
             return True
     except Exception:  # Pillow raises nearly anything for files that are no images.
         return False

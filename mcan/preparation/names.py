@@ -72,8 +72,9 @@ class ImageIds:
         """`image_id` of a name; also a `ValueError` if an earlier name has this id."""
         found = image_id(name, self._rule)
         if (earlier := self._names.setdefault(found, name)) != name:
+            advice = "rename one" if self._rule == "path" else "use --ids path"
             raise ValueError(
-                f"image {name!r} has the id {found!r}, as {earlier!r} before; use --ids path"
+                f"image {name!r} has the id {found!r}, as {earlier!r} before; {advice}"
             )
         return found
 

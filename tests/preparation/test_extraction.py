@@ -544,6 +544,9 @@ def test_pixels(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
     store = pixels(tmp_path / "scans", tmp_path / "scans.h5", "--ids", "path")
     assert array_to_ids(store.image_ids) == ["scan0/source", "scan1/source"]
     assert "images with the same rows: 'scan1/source'" in capsys.readouterr().err
+    same.save(tmp_path / "scans" / "scan1" / "source.bmp")
+    with pytest.raises(DataError, match=r"the id 'scan1/source', as .* before; rename one$"):
+        pixels(tmp_path / "scans", tmp_path / "other.h5", "--ids", "path")
 
 
 PACKED = {
