@@ -371,7 +371,11 @@ def open_picture(image: ImageLike) -> Image.Image:
 
 
 def cell_boxes(shape: Sequence[int]) -> NDArray[np.float32]:
-    """Return the boxes (rows · columns, 4) of grid cells, row by row: normalised x1 y1 x2 y2."""
+    """Return the boxes (rows · columns, 4) of grid cells, row by row: normalised x1 y1 x2 y2.
+
+    So do the cells of a stem, also if the image's sides are not multiples of its strides: each sees
+    its whole box and more, mainly to the left and above.
+    """
     rows, columns = shape
     y, x = (axis.ravel() for axis in np.mgrid[:rows, :columns])
     edges = [x / columns, y / rows, (x + 1) / columns, (y + 1) / rows]

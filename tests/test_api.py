@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import random
 import subprocess
@@ -17,10 +18,11 @@ from PIL import Image
 from runs import Lab, make_lab
 
 import mcan
-from mcan.api import Model
+from mcan.api import Model, cell_boxes
 from mcan.data.store import open_store
 from mcan.errors import ConfigError, DataError, RunError
 from mcan.explain.explanation import Answer, Words
+from mcan.nn.encoders import ConvStem
 from mcan.preparation.extraction import extract_features
 from mcan.preparation.extractors import GridExtractor
 from mcan.preparation.images import Resize
@@ -163,6 +165,20 @@ def test_boxes_of_rows(labs, monkeypatch):
     assert len(cells) == rows * columns
     np.testing.assert_allclose(cells[columns + 1], [1 / columns, 1 / rows, 2 / columns, 2 / rows])
     assert seen.size == tuple(store.sizes[index].tolist())
+
+
+@pytest.mark.parametrize("side", [32, 33, 40, 47, 75])
+def test_cells_of_a_stem_see_their_boxes(side):
+    """All pixels of its box have an influence on a cell, through convolutions alone."""
+    pixels = maps = torch.zeros(1, 3, side, side, requires_grad=True)
+    for part in ConvStem((2,) * 4, (2,) * 4).modules():
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.ones_(part.weight)
+            maps = part(maps)
+    cells, boxes = maps[0, 0].flatten(), cell_boxes(maps.shape[2:]) * side
+    for cell, (x1, y1, x2, y2) in zip(cells, boxes, strict=True):
+        (seen,) = torch.autograd.grad(cell, pixels, retain_graph=True)
+        assert (seen[0, 0, int(y1) : math.ceil(y2), int(x1) : math.ceil(x2)] > 0).all()
 
 
 def test_heat_map(on_regions):

@@ -158,7 +158,8 @@ class Explanation:
 
     def heat_map(self, values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[Any]:
         """Return (height, width), from 0 to 1: each pixel is the sum of the `values` (m,) of the
-        boxes that contain it, divided by the maximum. `size` is width and height. Raises `RunError`
+        boxes that contain it, divided by the maximum. Adding is usual for regions, but many weak
+        boxes may be brighter than a strong one. `size` is width and height. Raises `RunError`
         without boxes."""
         if self.boxes is None:
             raise RunError("the image rows have no boxes, so their positions are unknown")

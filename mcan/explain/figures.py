@@ -41,8 +41,8 @@ _OUTLINES = ("#D55E00", "#009E73", "#CC79A7")
 _GREY = "#555555"
 _MOST_ANSWERS = 10
 _CAUTION = (
-    "Percentages are shares of all words or of all regions. A high weight is not proof of a cause: "
-    "rows of deep layers contain what they attended to before."
+    "Percentages are shares of all words or regions. Brightness adds up where regions overlap. "
+    "A high weight is not proof of a cause: rows of deep layers are mixtures."
 )
 _MATRICES = (
     "Rows are queries, columns are keys; rows sum to 1. Each map is as dark as its highest weight. "
@@ -144,7 +144,8 @@ def draw_figure_7(
 
 def draw_figure_8(examples: Sequence[Explanation]) -> Figure:
     """Draw the weights of the attentional reductions as the shade of words and the brightness of
-    regions, for some questions with their answers. Raises `RunError` if there are no questions."""
+    regions, for some questions with their answers. Where regions overlap, their weights are added
+    (`Explanation.heat_map`). Raises `RunError` if there are no questions."""
     if not examples:
         raise RunError("there are no questions to draw")
     across = min(4, len(examples))

@@ -35,10 +35,21 @@ SIDE = 400
 _LOSSLESS = 128
 """Images with sides up to this many pixels are drawings or thumbnails, stored as PNG."""
 _METHODS = {
-    "reduction": "Reduction: weights of the rows in the sum that predicts the answer",
-    "rollout": "Roll-out: all layers multiplied, heads averaged",
-    "relevance": "Relevance: weights times gradients of the answer",
+    "reduction": (
+        "Reduction: weights of the rows in the sum that predicts the answer",
+        "The words sum to 1, and so do the regions.",
+    ),
+    "rollout": (
+        "Roll-out: all layers multiplied, heads averaged",
+        "Words and regions together sum to 2, 1 for each reduction. Each GA unit of the image "
+        "gives half of what the regions still have to the words.",
+    ),
+    "relevance": (
+        "Relevance: weights times gradients of the answer",
+        "The values have no fixed sum.",
+    ),
 }
+"""What the list of attentions calls a method, and what its numbers sum to."""
 _LEVELS = (
     "",
     "To stay below {limit}, the page omits single heads: each unit shows the mean of its heads.",

@@ -102,6 +102,9 @@ def test_methods_shade_picture_and_words(opened, method):
     assert found.shape == (300, 400)
     # Outlines of boxes are drawn over it.
     assert np.mean(np.abs(found - expected) < 0.02) > 0.9
+    option, caption = text(opened, f"#show option[value={method}]"), text(opened, ".shown")
+    assert caption.startswith(f"{option}. ")
+    assert ("together sum to 2" in caption) == (method == "rollout")
 
 
 @WIDTHS
