@@ -76,7 +76,10 @@ def main() -> None:
         overrides=overrides,
         weights=args.weights,
     )
-    image = open_picture(args.image) if Path(args.image).is_file() else args.image
+    is_file = Path(args.image).is_file()
+    if args.weights is not None and not is_file:
+        raise RunError(f"--weights is for image files; there is no file {args.image!r}")
+    image = open_picture(args.image) if is_file else args.image
     if not questions:
         model.dataset([(image, "")])  # reports a bad image before the first question
     streams: tuple[Any, ...] = (sys.stdin, sys.stdout)

@@ -282,7 +282,7 @@ def draw_figures(
         refuse_existing(path, "--output")
     for path, one in zip(paths, explanations, strict=True):
         save_figure(draw_figure_7(one), path)
-        print(f"written: {path}")
+    print(*(f"written: {path}" for path in paths), sep="\n")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,9 @@ def extractor_of(
     if sides := settings["resize"]:
         resize = Resize(**sides) if isinstance(sides, dict) else (sides[0], sides[1])
     origin = settings["weights"]
+    if weights is not None and "sha256" not in origin:
+        kind = "published" if "published" in origin else "random"
+        raise DataError(f"the model's features were made with {kind} weights; give no file")
     if "published" in origin:
         choice = DEFAULT
         published, file = published_weights(name)
@@ -110,7 +113,7 @@ def extractor_of(
                 "extract_features.py --weights DEFAULT downloads it"
             )
     elif "sha256" in origin:
-        if weights is None or sha256_of(weights) != origin["sha256"]:
+        if weights is None or not weights.is_file() or sha256_of(weights) != origin["sha256"]:
             raise DataError(
                 f"pictures need the extractor's weights, {origin['file']} of SHA-256 "
                 f"{origin['sha256']}; give that file as weights"

@@ -438,6 +438,8 @@ def test_region(tmp_path: Path, folder: Path) -> None:
         (expected,) = extractor(pixels[None])
     np.testing.assert_allclose(store.boxes[4:8], expected.boxes, atol=1e-5)
     np.testing.assert_allclose(store.rows[4:8], expected.features, atol=1e-5, rtol=1e-3)
+    with pytest.raises(DataError, match=r"features were made with random weights; give no file$"):
+        extractor_of(store.made_by, tmp_path / "x.pth", torch.device("cpu"))
     extract = extractor_of(store.made_by, None, torch.device("cpu"))
     again = extract(open_rgb(folder / "COCO_x_000000000001.png"))
     np.testing.assert_allclose(store.rows[4:8], again.rows, atol=1e-5, rtol=1e-3)
