@@ -163,10 +163,8 @@ def stated(folder: Path) -> dict[str, Any]:
         return {}
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
-        texts = [content[key] for key in ("prepared", "split", "metric") if key in content]
-        if type(content["limit"]) not in (int, type(None)) or not all(
-            isinstance(text, str) for text in texts
-        ):
+        texts = (content.get(key, "") for key in ("prepared", "split", "metric"))
+        if not (isinstance(content["limit"], int | None) and all(type(t) is str for t in texts)):
             raise TypeError
         return content
     except (ValueError, TypeError, LookupError) as error:
