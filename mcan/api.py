@@ -146,7 +146,8 @@ class Model:
         for row in rows:
             seen = self.observe(dataset, [row], gradients=True)
             n, m = int(seen.words), int(seen.regions)
-            best = self._probabilities(seen.logits[0]).topk(min(top, len(self.vocabulary.answers)))
+            chances = LOSSES[self.config.train.loss].probabilities(seen.logits[0].double())
+            best = chances.topk(min(top, len(chances)))
             methods = {name: method(seen) for name, method in METHODS.items()}
             split, place = dataset.find(row)
             question, types = split.questions[place], (split.answer_types, split.question_types)
@@ -243,19 +244,13 @@ class Model:
 
     def _given(self, images: Sequence[ImageLike]) -> tuple[Sequence[Id], Stores]:
         """Images and features as stores in memory, and the index of each image in them."""
-        numbers: dict[Any, int] = {}
-        found: list[tuple[ImageRows, ImageRows | None]] = []
-        for image in images:
-            key = image if isinstance(image, str | Path) else id(image)
-            if key not in numbers:
-                numbers[key] = len(found)
-                found.append(self._rows(image))
-        of_question = [numbers[i if isinstance(i, str | Path) else id(i)] for i in images]
+        keys = [image if isinstance(image, str | Path) else id(image) for image in images]
+        distinct: dict[Any, ImageLike] = dict(zip(keys, images, strict=True))
+        numbers = {key: number for number, key in enumerate(distinct)}
+        found = [self._rows(image) for image in distinct.values()]
         grids = [grid for _, grid in found if grid is not None]
-        return of_question, (
-            [_store([rows for rows, _ in found])],
-            [_store(grids)] if grids else [],
-        )
+        stores = [_store([rows for rows, _ in found])], [_store(grids)] if grids else []
+        return [numbers[key] for key in keys], stores
 
     def _rows(self, image: ImageLike) -> tuple[ImageRows, ImageRows | None]:
         """The network's input for an image or given features, and the grid if there is one."""
@@ -292,9 +287,6 @@ class Model:
             raise DataError("a network with a grid beside the regions accepts image ids only")
         made_by = next(iter(self._trained.get("made_by", {}).values()), "unknown")
         return extractor_of(made_by, self._extractor_weights, self.device)
-
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        return LOSSES[self.config.train.loss].probabilities(logits.double())
 
     def _answers(
         self, question: str, probabilities: Sequence[float], answers: Sequence[int]

@@ -18,7 +18,6 @@ from PIL import Image
 import mcan
 from mcan.api import Model
 from mcan.console import DefaultsInHelp, message, positive, printable
-from mcan.data.arrays import Id
 from mcan.drawing import drawing
 from mcan.errors import DataError, RunError, UserError, command, shorten
 from mcan.explain.explanation import Explanation
@@ -111,20 +110,13 @@ def main() -> None:
 def find_choices(folder: Path) -> list[str]:
     """The first images below a folder; those that a browser cannot show are left out and named."""
     found = list_images(folder.resolve(), None)
-    shown = _SHOWN & set(image_formats().values())
-    paths: list[str] = []
-    others: list[Id] = []
-    for name, path in found.items():
-        if is_image(path, shown):
-            paths.append(str(path))
-        else:
-            others.append(name)
-        if len(paths) == _CHOICES:
-            message(f"{folder}: offering the first {_CHOICES} of {len(found):,} images")
-            break
-    if others:
+    if len(found) > _CHOICES:
+        message(f"{folder}: offering the first {_CHOICES} of {len(found):,} images")
+    first, formats = list(found.items())[:_CHOICES], _SHOWN & {*image_formats().values()}
+    shown = {name: str(path) for name, path in first if is_image(path, formats)}
+    if others := [name for name, _ in first if name not in shown]:
         message(f"{folder}: not offered, as browsers cannot show them: {shorten(others)}")
-    return paths
+    return list(shown.values())
 
 
 def check_address(host: str, port: int) -> None:

@@ -18,14 +18,14 @@ from PIL import Image
 from runs import Lab, make_lab
 
 import mcan
-from mcan.api import Model, cell_boxes
+from mcan.api import Model, cell_boxes, open_picture
 from mcan.data.store import open_store
 from mcan.errors import ConfigError, DataError, RunError
 from mcan.explain.explanation import Answer, Words
 from mcan.nn.encoders import ConvStem
 from mcan.preparation.extraction import extract_features
 from mcan.preparation.extractors import GridExtractor
-from mcan.preparation.images import Resize
+from mcan.preparation.images import Resize, read_image
 from mcan.preparation.store_writer import FillOptions
 
 PIXELS = {"model": {"image": {"input": "pixels", "stem": {"channels": [4, 6], "strides": [2, 2]}}}}
@@ -233,6 +233,27 @@ def test_pictures_of_pillow(on_pixels, tmp_path):
     cut.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match="the image: image file is truncated"):
         on_pixels.answer(Image.open(cut), "word1")
+
+
+def test_pictures_are_read_as_for_a_store(tmp_path):
+    """A path, an open image and `extract_features.py` see the same pixels of any kind of file."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (2, 20, 30, 3)).astype(np.uint8)
+    first, second = map(Image.fromarray, pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    first.save(tmp_path / "turned.jpg", exif=exif)
+    first.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    for name in ("moving.gif", "moving.webp", "pages.tiff"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+    Image.fromarray(pixels[0, :, :, 0].astype(np.uint16) * 257).save(tmp_path / "16_bits.png")
+    for path in tmp_path.iterdir():
+        seen, stored = open_picture(path), read_image(path, 0)
+        np.testing.assert_array_equal(np.asarray(seen).transpose(2, 0, 1), stored.rows)
+        np.testing.assert_array_equal(np.asarray(open_picture(Image.open(path))), np.asarray(seen))
+    assert open_picture(tmp_path / "turned.jpg").size == (20, 30)
+    grey = np.asarray(open_picture(tmp_path / "16_bits.png"))
+    np.testing.assert_array_equal(grey[..., 0], pixels[0, :, :, 0])
 
 
 def test_ids_of_numpy(on_regions):
