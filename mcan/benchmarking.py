@@ -45,7 +45,7 @@ from mcan.engine.processes import Processes, processes
 from mcan.engine.run_folder import RunFolder, describe_environment
 from mcan.engine.trainer import Trainer
 from mcan.errors import DataError, RunError, UserError
-from mcan.files import save_text
+from mcan.files import parse_json, save_text
 from mcan.nn.dropout import Dropout
 from mcan.nn.mcan import ModelSizes
 from mcan.rows import Padded
@@ -412,7 +412,7 @@ def save(record: Measurements, folder: Path) -> None:
     reports = [f"# Benchmark {folder.name}\n"]
     for file in sorted(folder.glob("*.json")):
         try:
-            reports.append(report(json.loads(file.read_text(encoding="utf-8"))))
+            reports.append(report(parse_json(file.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
             raise DataError(f"{file}: not a record that scripts/benchmark.py wrote") from error
     save_text(folder.with_name(f"{folder.name}.md"), "\n".join(reports))

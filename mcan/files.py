@@ -6,6 +6,7 @@ import errno
 import glob
 import gzip
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -133,6 +134,14 @@ def sync(path: Path) -> None:
 def save_text(path: Path, text: str) -> None:
     """Write UTF-8 text as `write_atomically` does."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text states; any mistake is a `ValueError`, also nesting that is too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from mcan.build import build_model
 from mcan.config import config_from_dict
 from mcan.engine.checkpoint import Checkpoint
 from mcan.errors import DataError, RunError, command
-from mcan.files import refuse_existing
+from mcan.files import parse_json, refuse_existing
 from mcan.nn.mcan import MCAN, ModelSizes
 from mcan.nn.official import convert_official
 from mcan.preparation.questions import read_questions
@@ -121,7 +120,7 @@ def read_vocabulary(
     indices = {f"answer {number}": number for number in range(sizes.answers)}
     try:
         if answers is not None:
-            indices, _ = json.loads(answers.read_text(encoding="utf-8"))
+            indices, _ = parse_json(answers.read_text(encoding="utf-8"))
         if sorted(indices.values()) != list(range(sizes.answers)):
             raise ValueError
         return Vocabulary(tokens, tuple(sorted(indices, key=indices.__getitem__)))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -17,7 +16,7 @@ from mcan.engine.checkpoint import Position, open_checkpoint
 from mcan.engine.run_folder import ROOT, RunFolder
 from mcan.engine.trainer import finished
 from mcan.errors import RunError, UserError, command
-from mcan.files import lock_file
+from mcan.files import lock_file, parse_json
 from mcan.section import show
 
 HEADER = ("run", "state", "epoch", "best %", "last %", "training")
@@ -125,7 +124,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a log without a last incomplete one; none if there is no file."""
     with suppress(FileNotFoundError):
         text = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1:] == "\n"]
+        return [parse_json(line) for line in text.splitlines(keepends=True) if line[-1:] == "\n"]
     return []
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcan.errors import DataError
-from mcan.files import sha256_of
+from mcan.files import parse_json, sha256_of
 
 _FIXED = "iufS"
 """Kinds of dtypes with a fixed size: integers, floating point, bytes."""
@@ -102,7 +102,7 @@ def read_meta(folder: Path, version: int) -> dict[str, Any]:
         raise DataError(f"{folder}: no prepared dataset (it has no meta.json); {_command(folder)}")
     content, meta = path.read_bytes(), dict[str, Any]()
     with suppress(TypeError, ValueError):
-        meta.update(json.loads(content))
+        meta.update(parse_json(content))
     meta.pop("checksum", None)
     if meta.get("format_version") != version or content != meta_text(meta).encode():
         raise _damaged(path, meta)

@@ -79,8 +79,9 @@ def _read(iterator: Any) -> Iterator[Batch]:
         raise _worker_died(iterator._workers, error) from error
     except (UserError, OSError) as error:
         # The error of a worker contains its traceback, which ends in `module.Class: message`.
-        lines = str(error).strip().splitlines()
-        reason = lines[-1].partition(": ")[2] if len(lines) > 1 else str(error)
+        text = str(error.args[0]) if isinstance(error, UserError) else str(error)
+        lines = text.strip().splitlines()
+        reason = lines[-1].partition(": ")[2] if len(lines) > 1 else text
         if isinstance(error, UserError):
             raise type(error)(reason) from error
         raise TrainingError(f"a batch could not be read: {reason}") from error

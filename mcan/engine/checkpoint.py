@@ -175,6 +175,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         verified = _verify(path)
         content = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         version = content["format"]
+        if version == 1:
+            content["model"] = map_old_names(content["model"])
     except (FileNotFoundError, IsADirectoryError) as error:
         raise RunError(f"{path}: no such checkpoint") from error
     except (MemoryError, RunError):
@@ -183,9 +185,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise DamagedCheckpointError(f"{path}: not a checkpoint of train.py, or damaged") from error
     if version not in (1, FORMAT):
         raise RunError(f"{path}: checkpoint format {version!r}; this version reads {FORMAT}")
-    if version == 1:
-        content["model"] = map_old_names(content["model"])
-    elif not verified:
+    if version != 1 and not verified:
         raise DamagedCheckpointError(f"{path}: damaged: the checksum at its end is missing")
     return from_fields(content, path)
 

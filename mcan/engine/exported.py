@@ -14,7 +14,7 @@ from typing import Any
 from mcan.config import config_from_dict, dump_config, load_config
 from mcan.engine.checkpoint import EXPORTED, Checkpoint, from_fields
 from mcan.errors import RunError, need
-from mcan.files import save_text, write_atomically
+from mcan.files import parse_json, save_text, write_atomically
 from mcan.text.vocabulary import Vocabulary
 
 CONFIG, VOCABULARY = "config.yaml", "vocabulary.json"
@@ -54,7 +54,7 @@ def read_exported(folder: Path) -> Checkpoint:
 
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = dict(json.loads((file.metadata() or {})["mcan"]))
+            header: dict[str, Any] = dict(parse_json((file.metadata() or {})["mcan"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(f"{path}: not written by scripts/export.py, or damaged ({error})") from error

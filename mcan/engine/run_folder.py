@@ -27,7 +27,7 @@ from mcan.config import Config, flatten, free_keys, load_config
 from mcan.console import message
 from mcan.engine.checkpoint import FORMAT, Checkpoint, newest_intact
 from mcan.errors import RunError, plural
-from mcan.files import lock_file, save_text, saving
+from mcan.files import lock_file, parse_json, save_text, saving
 from mcan.section import show
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,9 +60,9 @@ class RunFolder:
     @property
     def last_code(self) -> str:
         """The digest of the code that started or resumed the run last; empty if not recorded."""
-        with suppress(OSError, ValueError, IndexError):
+        with suppress(AttributeError, OSError, ValueError, IndexError):
             lines = self.environment.read_text(encoding="utf-8").splitlines()
-            return str(json.loads(lines[-1]).get("code", ""))
+            return str(parse_json(lines[-1]).get("code", ""))
         return ""
 
     def lock(self) -> None:

@@ -7,7 +7,6 @@ the methods of its recipe itself; one that reads in its own way calls `write_dat
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 from collections import Counter
@@ -33,6 +32,7 @@ from mcan.files import (
     file_on_disk,
     for_library,
     lock_file,
+    parse_json,
     remove_folder,
     saving,
     sha256_of,
@@ -448,8 +448,8 @@ def _refuse_to_replace(folder: Path, force: bool) -> None:
         raise DataError(f"{folder}: already exists; replace it with --force")
     written = {"meta.json"}
     # Also a folder with damaged splits, or of an earlier format version, can be replaced.
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        written.update(json.loads((folder / "meta.json").read_bytes())["files"])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        written.update(parse_json((folder / "meta.json").read_bytes())["files"])
     if foreign := sorted(found - written):
         raise DataError(
             f"{folder}: contains {shorten(foreign)}, which prepare.py did not write; move it "

@@ -38,7 +38,7 @@ from mcan.data.integrity import content_digest, image_checksum
 from mcan.data.records import check_id
 from mcan.data.store import FORMAT_VERSION, ImageStore, open_store
 from mcan.errors import DataError, shorten
-from mcan.files import for_library, lock_file, remove_folder, save_text, saving, sync
+from mcan.files import for_library, lock_file, parse_json, remove_folder, save_text, saving, sync
 
 FeatureDtype = Literal["float16", "float32"]
 Pair = tuple[int, int]
@@ -200,7 +200,7 @@ class StoreWriter:
             )
         try:
             if self._state.exists():
-                state = json.loads(self._state.read_bytes())
+                state = parse_json(self._state.read_bytes())
                 for key, value in json.loads(json.dumps(self._settings)).items():
                     if (earlier := state["settings"].get(key)) != value:
                         raise DataError(
@@ -215,7 +215,7 @@ class StoreWriter:
                 if self.images and self._files[name].tell() < length:
                     raise ValueError("the state is ahead of the rows")
                 self._files[name].truncate(length)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
             raise DataError(f"{self._folder}: is damaged; delete it and start again") from None
 
     def _lengths(self) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import sys
@@ -13,10 +12,11 @@ from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, FiniteFloat, ValidationError
 
+from mcan.config import Config, load_config
 from mcan.data.prepared import Prepared
 from mcan.data.store import open_store
 from mcan.engine.checkpoint import Position, open_checkpoint
@@ -24,9 +24,11 @@ from mcan.engine.processes import on_signals
 from mcan.engine.run_folder import ROOT, code_digest
 from mcan.engine.trainer import finished
 from mcan.errors import DataError, RunError, UserError
-from mcan.files import lock_file, save_text, sha256_of
+from mcan.files import lock_file, parse_json, save_text, sha256_of
 from mcan.section import Section
-from mcan.tables.planning import PlannedRun, distinct
+from mcan.tables.planning import PlannedRun, distinct, run_id
+
+Values = TypeVar("Values")
 
 
 class RunMetrics(Section):
@@ -122,22 +124,29 @@ def collect(runs: Sequence[PlannedRun], data: DataCache) -> dict[Path, Outcome]:
 
 def training_codes(run: PlannedRun) -> list[str]:
     """Digests of the code at each start or resume of the run's training."""
-    return [line["code"] for line in _read_lines(run.folder / "environment.jsonl")]
+    return _read_log(
+        run.folder / "environment.jsonl", lambda lines: [str(line["code"]) for line in lines]
+    )
 
 
 def learning_curve(run: PlannedRun) -> dict[int, float]:
     """Epoch -> accuracy in percent of the evaluations during the run's training."""
-    lines = _read_lines(run.folder / "metrics.jsonl")
-    return {line["epoch"]: line["overall"] for line in lines if line["kind"] == "evaluation"}
+    return _read_log(
+        run.folder / "metrics.jsonl",
+        lambda lines: {
+            int(line["epoch"]): float(line["overall"])
+            for line in lines
+            if line["kind"] == "evaluation"
+        },
+    )
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; none if it is not there."""
+def _read_log(path: Path, read: Callable[[list[Any]], Values]) -> Values:
+    """What `read` finds in the lines of a run's log; there are none if there is no file."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return read([parse_json(line) for line in text.splitlines()])
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
         raise RunError(f"{path}: not the JSON that train.py wrote") from error
 
 
@@ -301,7 +310,9 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
             raise RunError(f"{run.folder}: {script} ended with {ending}; see its error above")
 
     code = code_digest()
+    _refuse_edited(run, load_config(run.base, run.overrides))
     call(*run.training, "--resume")
+    _refuse_edited(run, load_config(run.folder / "config.yaml"))
     checkpoint = open_checkpoint(run.folder)
     done, epochs = checkpoint.position["epoch"], run.config.train.epochs
     if not finished(Position(**checkpoint.position), run.config.train):
@@ -332,6 +343,16 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
         code=tuple(dict.fromkeys([*training_codes(run), code])),
     )
     save_text(run.outcome_path, outcome.model_dump_json(indent=2) + "\n")
+
+
+def _refuse_edited(run: PlannedRun, config: Config) -> None:
+    """Raise `RunError` unless `config` is that of the run when the table was planned."""
+    if run_id(config, run.row) != run_id(run.config, run.row):
+        trained = f"; move {run.folder} away" if run.folder.exists() else ""
+        raise RunError(
+            f"{run.base}: was edited after the start of this command, so it is the config of other "
+            f"runs{trained}; start the command again"
+        )
 
 
 def set_aside(runs: Sequence[PlannedRun]) -> list[Path]:
