@@ -29,7 +29,7 @@ from mcan.evaluation.comparison import (
 )
 from mcan.evaluation.metrics import METRICS, accuracies, percentage
 from mcan.evaluation.results import METRICS_FILE, PREDICTIONS_FILE, read_results
-from mcan.files import refuse_existing, save_text
+from mcan.files import parse_json, refuse_existing, save_text
 
 SHOWN = 10
 _OVERRIDE = re.compile(r"[\w.]+=")
@@ -162,12 +162,12 @@ def stated(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
+        content: dict[str, Any] = parse_json(path.read_bytes())
         texts = (content.get(key, "") for key in ("prepared", "split", "metric"))
         if not (isinstance(content["limit"], int | None) and all(type(t) is str for t in texts)):
             raise TypeError
         return content
-    except (ValueError, TypeError, LookupError) as error:
+    except (AttributeError, ValueError, TypeError, LookupError) as error:
         raise RunError(f"{path}: not written by eval.py, or damaged") from error
 
 
