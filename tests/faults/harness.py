@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
+import gc
 import os
 import random
 import re
@@ -304,6 +305,7 @@ def main() -> int:
     names = names or [name for name in COMMANDS if name != BROKEN]
     started = time.monotonic()
     LIBRARY.fault_open()
+    gc.freeze()  # or every process would copy most of the memory when it collects garbage
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary).resolve()
         bases = {name: measure(name, work) for name in names}
