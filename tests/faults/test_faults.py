@@ -24,7 +24,7 @@ def result() -> Result:
     "failure",
     [
         r"broken:after:1 \(open64 notes\.txt\): notes\.txt, which was there before, has changed",
-        r"broken:before:4 \(write result\..*\): after repeating, result\..*\.tmp is left",
+        r"broken:before:4 \(write result\..*\): repeated, but result\..*\.tmp is left",
         r"broken:ENOSPC:4 \(write result\..*\): status 0, but result\..*\.tmp is left",
         r"broken:EACCES:5 \(rename result\.txt\): status 0, but result\..*\.tmp is left",
     ],
