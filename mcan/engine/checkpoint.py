@@ -278,14 +278,19 @@ def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Ch
         return open_checkpoint(target, which)  # training has replaced it in the meantime
 
 
+def save_step(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the checkpoint of its step."""
+    checkpoint.save(folder / f"step_{checkpoint.position['step']:08d}.pt")
+
+
 def save_newest(checkpoint: Checkpoint, folder: Path, best: bool, keep_last: int) -> None:
     """Make `checkpoint` the newest in `folder`, and its best if it is; keep the newest `keep_last`.
 
     The best one is written first: a process killed in between resumes before the evaluation and
-    makes the same file again.
+    makes the same file again, or, if there is no earlier checkpoint, resumes from the best one.
     """
     if best:
         checkpoint.save(folder / BEST)
-    checkpoint.save(folder / f"step_{checkpoint.position['step']:08d}.pt")
+    save_step(checkpoint, folder)
     for old in list_checkpoints(folder)[:-keep_last]:
         old.unlink()

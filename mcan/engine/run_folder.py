@@ -25,7 +25,7 @@ from mcan import __version__
 from mcan.batch import RowLayout
 from mcan.config import Config, flatten, free_keys, load_config
 from mcan.console import message
-from mcan.engine.checkpoint import FORMAT, Checkpoint, newest_intact
+from mcan.engine.checkpoint import BEST, FORMAT, Checkpoint, newest_intact, save_step
 from mcan.errors import RunError, plural
 from mcan.files import lock_file, parse_json, save_text, saving
 from mcan.section import show
@@ -137,6 +137,8 @@ def checkpoint_to_resume(
             raise RunError(
                 f"{run.path}: has trained {plural(done, 'epoch')}; train.epochs={epochs} is less"
             )
+        if checkpoint is not None and checkpoint.source == run.checkpoints / BEST:
+            save_step(checkpoint, run.checkpoints)  # lost, or a process was killed before it
         if run.last_code not in ("", code_digest()):
             message(
                 f"warning: {run.path}: trained so far by other code ({run.last_code}; now "

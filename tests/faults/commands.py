@@ -1,21 +1,16 @@
-"""The commands that are disturbed, each in a folder with what it reads and what it must not touch.
-
-A folder is made once per command and copied for every case.
-"""
+"""The commands that are disturbed, each in a folder with its input and with files of others."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import foreign
-import h5py  # noqa: F401 (loaded once here, not in every process)
 import numpy as np
 import runs
 import table_lab
-import torchvision.models  # noqa: F401
+import torchvision.models  # noqa: F401 (loaded once here, not in every process)
 import vqa_toys
 import yaml
 from matplotlib.figure import Figure
@@ -24,43 +19,31 @@ from PIL import Image
 import mcan.tables.running
 from mcan.preparation import extraction, store_writer
 
-FASTER = {"data": {"workers": 0}, "train": {"epochs": 2, "checkpoint_every": 2, "log_every": 2}}
-DATA = {"questions": 24, "images": 6}
-# What the commands would load in every process.
-Image.init()
-Figure().savefig(io.BytesIO())
+Image.init()  # once here, too
 
 
 @dataclass(frozen=True)
 class Command:
-    """`script` with `arguments`; `again` are added when it is run a second time.
-
-    `replaces` are the paths that it may change or remove, and all that is below them.
-    """
+    """`script` with `arguments`, and `again` when it is run a second time; `make` fills a folder;
+    `replaces` is what the command may change; `patch` is called in the process of the command."""
 
     script: str
-    arguments: tuple[str, ...]
+    arguments: str
     make: Callable[[Path], object]
-    again: tuple[str, ...] = ()
+    again: str = ""
     replaces: tuple[str, ...] = ()
     patch: Callable[[], None] = lambda: None
 
 
 def training_folder(folder: Path) -> None:
-    runs.make_lab(folder, FASTER, **DATA)
-    other = folder / "runs" / "other"
-    other.mkdir(parents=True)
-    (other / "notes.txt").write_text("not of this run")
-
-
-def evaluation_folder(folder: Path) -> None:
-    training_folder(folder)
-    result = runs.Lab(folder).train("small", "train.epochs=1")
-    assert result.status == 0, result.err
+    train = {"epochs": 2, "checkpoint_every": 4, "keep_last": 1, "log_every": 2}
+    runs.make_lab(folder, {"data": {"workers": 0}, "train": train}, questions=24, images=6)
+    (folder / "runs" / "other").mkdir(parents=True)
+    (folder / "runs" / "other" / "notes.txt").write_text("not of this run")
 
 
 def import_folder(folder: Path) -> None:
-    """Five images; the features of one are not numbers, so that it is listed as broken."""
+    """Five images; one is broken."""
     images = foreign.make_images(5)
     images[2].features[:] = np.nan
     foreign.write_npz(folder / "features", images)
@@ -69,16 +52,15 @@ def import_folder(folder: Path) -> None:
 
 def preparation_folder(folder: Path) -> None:
     """With an earlier prepared folder, which is to be replaced."""
-    for rows in (vqa_toys.TRAIN[:4], vqa_toys.TRAIN):
-        vqa_toys.write_split(folder, "train", rows)
-        vqa_toys.write_split(folder, "val", vqa_toys.VAL)
-        if rows != vqa_toys.TRAIN:
-            result = runs.Lab(folder).execute(PREPARE, PREPARE_ARGUMENTS)
-            assert result.status == 0, result.err
+    vqa_toys.write_split(folder, "val", vqa_toys.VAL)
+    vqa_toys.write_split(folder, "train", vqa_toys.TRAIN[:4])
+    run("prepare", folder)
+    vqa_toys.write_split(folder, "train", vqa_toys.TRAIN)
     (folder / "prepared.txt").write_text("notes")
 
 
 def image_folder(folder: Path) -> None:
+    """Four images; one is broken."""
     (folder / "images").mkdir()
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
@@ -87,20 +69,25 @@ def image_folder(folder: Path) -> None:
 
 
 def table_folder(folder: Path) -> None:
-    """One row, one seed."""
-    runs.make_lab(folder, FASTER, **DATA)
+    """One row with one seed, trained for one epoch."""
+    training_folder(folder)
     table = yaml.safe_load(table_lab.TABLE)
     row = {"name": "wide", "overrides": ["train.epochs=1"], "published": {"overall": 50.0}}
-    table |= {"seeds": [0], "rows": [row]}
-    (folder / "table.yaml").write_text(yaml.safe_dump(table))
+    (folder / "table.yaml").write_text(yaml.safe_dump(table | {"seeds": [0], "rows": [row]}))
+
+
+def evaluation_folder(folder: Path) -> None:
+    training_folder(folder)
+    run("train", folder)
 
 
 def notes_folder(folder: Path) -> None:
     (folder / "notes.txt").write_text("one\n")
 
 
-def fork_programs() -> None:
-    mcan.tables.running.Popen = table_lab.Forked  # type: ignore[misc, assignment]
+def run(name: str, folder: Path) -> None:
+    result = runs.Lab(folder).execute(COMMANDS[name].script, COMMANDS[name].arguments.split())
+    assert result.status == 0, result.err
 
 
 def save_every_part() -> None:
@@ -108,39 +95,30 @@ def save_every_part() -> None:
     extraction._PART = 2
 
 
+def fork_programs() -> None:
+    """And write figures without drawing them, which takes most of the time."""
+    mcan.tables.running.Popen = table_lab.Forked  # type: ignore[misc, assignment]
+    Figure.savefig = lambda _, file, **__: file.write(b"a figure")  # type: ignore[method-assign]
+
+
 BROKEN = "broken"
 """The control: what the harness must find fault with."""
-PREPARE = "data/vqa_v2/prepare"
-PREPARE_ARGUMENTS = (
-    *("--files", "train", "questions_train.json", "annotations_train.json"),
-    *("--files", "val", "questions_val.json", "annotations_val.json"),
-    *("--output=prepared", "--min-answer-count=1", "--force"),
-)
+STORE = "--output out.h5 --workers 0 --skip-broken"
+GRID = "grid images --backbone resnet18 --weights random --short-side 32 --device cpu"
+SPLITS = [f"--files {s} questions_{s}.json annotations_{s}.json" for s in ("train", "val")]
+PREPARED = f"{' '.join(SPLITS)} --output prepared --min-answer-count 1 --force"
 COMMANDS = {
-    "train": Command("train", ("config.yaml",), training_folder, ("--resume",)),
+    "train": Command("train", "config.yaml", training_folder, "--resume"),
     "import": Command(
-        "scripts/import_features",
-        ("features", "--output", "out.h5", "--workers=0", "--skip-broken"),
-        import_folder,
-        ("--resume",),
-        patch=save_every_part,
+        *("scripts/import_features", f"features {STORE}", import_folder, "--resume", ()),
+        save_every_part,
     ),
-    "prepare": Command(PREPARE, PREPARE_ARGUMENTS, preparation_folder, replaces=("prepared/",)),
+    "prepare": Command("data/vqa_v2/prepare", PREPARED, preparation_folder, "", ("prepared/",)),
     "extract": Command(
-        "scripts/extract_features",
-        (
-            *("grid", "images", "--output", "out.h5", "--workers=0", "--skip-broken"),
-            *("--backbone=resnet18", "--weights=random", "--short-side=32", "--device=cpu"),
-        ),
-        image_folder,
-        ("--resume",),
-        patch=save_every_part,
+        *("scripts/extract_features", f"{GRID} {STORE}", image_folder, "--resume", ()),
+        save_every_part,
     ),
-    "table": Command("scripts/reproduce", ("table.yaml",), table_folder, patch=fork_programs),
-    "eval": Command(
-        "eval",
-        ("runs/small", "--full", "--submission", "answers.json"),
-        evaluation_folder,
-    ),
-    BROKEN: Command("tests/faults/broken_writer", (), notes_folder, replaces=("result.txt",)),
+    "table": Command("scripts/reproduce", "table.yaml", table_folder, patch=fork_programs),
+    "eval": Command("eval", "runs/small --full --submission answers.json", evaluation_folder),
+    BROKEN: Command("tests/faults/broken_writer", "", notes_folder, "", ("result.txt",)),
 }

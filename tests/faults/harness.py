@@ -122,7 +122,7 @@ def launch(
         if after:
             LIBRARY.fault_kill_after(ctypes.c_double(after))
 
-    arguments = [*command.arguments, *(command.again if again else ())]
+    arguments = f"{command.arguments} {command.again if again else ''}".split()
     return runs.Lab(folder).launch(command.script, arguments, patch)()
 
 
