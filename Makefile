@@ -13,7 +13,8 @@ help:
 	@echo "make setup       create $(VENV) and install what training needs (idempotent)"
 	@echo "make quickstart  prepare easy-VQA, train an MCAN on it, evaluate it on the test split"
 	@echo "make test        the fast tests        make test-slow   the slow ones"
-	@echo "make test-faults every write of six commands fails once (half an hour on two cores)"
+	@echo "make test-faults every write of six commands fails once, and 5,000 malformed files are"
+	@echo "                 read (half an hour on two cores)"
 	@echo "make lint        format, lint, types, generated docs"
 	@echo "make check       make lint, then make test"
 	@echo "make docs        regenerate docs/configuration.md and the line counts in README.md"
@@ -50,6 +51,8 @@ test-slow: setup-dev
 
 test-faults: setup-dev
 	$(BIN)/python tests/faults
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[records,safetensors]'
+	$(BIN)/python tests/fuzz/run.py --cases 5000
 
 lint: setup-dev
 	$(BIN)/ruff format --check .
