@@ -332,7 +332,8 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
         metrics = RunMetrics.model_validate_json(path.read_bytes())
     data = DataCache()
     digests = dict.fromkeys(read() for read in data.inputs(run).values())
-    for each in checkpoint.trained_on:
+    # `before` are the data of a run that this one was started from, which it does not read.
+    for each in (split for split in checkpoint.trained_on if not split.get("before")):
         if not digests.keys() >= {each["content"], *each["stores"].values()}:
             raise RunError(f"{run.folder}: the training data has changed since the run was trained")
     outcome = Outcome(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
 
 import pytest
-from runs import ROOT, Result, at_call, contents, die, program, send
+from runs import ROOT, Result, at_call, contents, die, make_lab, program, send
 from table_lab import TABLE, TableLab, make_table_lab, until
 
 import mcan.tables.writing
@@ -273,6 +274,22 @@ def test_changed_data_is_reported(tmp_path, file, message):
 
 
 @pytest.mark.slow
+def test_a_row_that_starts_from_a_run_on_other_data(tmp_path):
+    """Which is not the row's own data; another source of the same path would be noticed."""
+    lab = make_table_lab(tmp_path)
+    make_lab(tmp_path / "elsewhere", questions=20, seed=5)
+    other = ["data.prepared=elsewhere/prepared", "data.images=[elsewhere/images.h5]"]
+    assert lab.train("source", "train.epochs=1", *other).status == 0
+    start = ("--seeds", "0", "--set", "train.init_from={checkpoint: runs/source, partial: true}")
+    result = lab.reproduce(*start)
+    assert result.status == 0, result.err
+    (folder,) = (tmp_path / "runs/reproduce/tables").glob("table-*")
+    assert "1 of 1" in (folder / "table.md").read_text()
+    shutil.rmtree(lab.run("source"))
+    assert lab.train("source", "train.epochs=1", "seed=8", *other).status == 0
+    assert "the checkpoint runs/source is not what it was" in lab.reproduce(*start).err
+
+
 def test_runs_of_other_code_are_named_and_run_again(tmp_path):
     lab = make_table_lab(tmp_path)
     args = ("--rows", "narrow")
