@@ -292,5 +292,10 @@ def save_newest(checkpoint: Checkpoint, folder: Path, best: bool, keep_last: int
     if best:
         checkpoint.save(folder / BEST)
     save_step(checkpoint, folder)
+    drop_old(folder, keep_last)
+
+
+def drop_old(folder: Path, keep_last: int) -> None:
+    """Delete all step checkpoints but the newest `keep_last`."""
     for old in list_checkpoints(folder)[:-keep_last]:
         old.unlink()

@@ -25,7 +25,14 @@ from mcan import __version__
 from mcan.batch import RowLayout
 from mcan.config import Config, flatten, free_keys, load_config
 from mcan.console import message
-from mcan.engine.checkpoint import BEST, FORMAT, Checkpoint, newest_intact, save_step
+from mcan.engine.checkpoint import (
+    BEST,
+    FORMAT,
+    Checkpoint,
+    drop_old,
+    newest_intact,
+    save_step,
+)
 from mcan.errors import RunError, plural
 from mcan.files import lock_file, parse_json, save_text, saving
 from mcan.section import show
@@ -139,6 +146,7 @@ def checkpoint_to_resume(
             )
         if checkpoint is not None and checkpoint.source == run.checkpoints / BEST:
             save_step(checkpoint, run.checkpoints)  # lost, or a process was killed before it
+        drop_old(run.checkpoints, config.train.keep_last)  # what a killed process still had to do
         if run.last_code not in ("", code_digest()):
             message(
                 f"warning: {run.path}: trained so far by other code ({run.last_code}; now "

@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import mcan.tables.running
+from mcan.engine.run_folder import code_digest
 from mcan.preparation import extraction, store_writer
 
 Image.init()  # once here, too
+code_digest()
 
 
 @dataclass(frozen=True)

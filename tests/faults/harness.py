@@ -89,7 +89,9 @@ def files(folder: Path) -> dict[str, Any]:
         if path.is_dir():
             found[f"{name}/"] = None
         elif path.name == "metrics.jsonl":
-            found[name] = runs.metrics_of(path.parent)
+            found[name] = None
+            with suppress(ValueError):  # a line was cut short
+                found[name] = runs.metrics_of(path.parent)
         elif path.suffix == ".pt":
             found[name] = {**runs.load(path), "metrics_bytes": 0}  # speeds differ in length
         elif path.parent.name != "tensorboard":
@@ -228,6 +230,8 @@ def lane(
     cases: Sequence[Case], bases: dict[str, Undisturbed], work: Path, seed: int, queue: Any
 ) -> None:
     """Judge cases one after another, in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     LIBRARY.fault_open()
     LIBRARY.prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for case in cases:
@@ -267,25 +271,38 @@ def main() -> int:
                 cases += [Case(name, INSTANT, number) for number in instants]
             random.Random(args.seed).shuffle(cases)
             cases = cases[args.part[0] - 1 :: args.part[1]]
-        print(f"seed {args.seed}, part {'/'.join(map(str, args.part))}: {len(cases):,} cases")
+        print(
+            f"seed {args.seed}, part {'/'.join(map(str, args.part))}: {len(cases):,} cases",
+            flush=True,
+        )
         queue = runs.FORK.SimpleQueue()
-        for number in range(args.lanes):
-            mine = cases[number :: args.lanes]
-            runs.FORK.Process(target=lane, args=(mine, bases, work, args.seed, queue)).start()
+        parts = [cases[number :: args.lanes] for number in range(args.lanes)]
+        arguments = [(part, bases, work, args.seed, queue) for part in parts]
+        lanes = [runs.FORK.Process(target=lane, args=each) for each in arguments]
+        for process in lanes:
+            process.start()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         counts = {name: Counter({"calls": base.calls}) for name, base in bases.items()}
-        missed = 0
-        for _ in cases:
-            case, ending, failure = queue.get()
-            missed += not ending
-            if ending:
-                kind = "faults" if KINDS.get(case.kind) == FAIL else "kills"
-                counts[case.command].update([kind, ending])
-            if failure:
-                print(f"FAILED {failure.strip()}\n", flush=True)
+        done = missed = 0
+        with suppress(KeyboardInterrupt):
+            while done < len(cases):
+                case, ending, failure = queue.get()
+                done += 1
+                missed += not ending
+                if ending:
+                    kind = "faults" if KINDS.get(case.kind) == FAIL else "kills"
+                    counts[case.command].update([kind, ending])
+                if failure:
+                    print(f"FAILED {failure.strip()}\n", flush=True)
+        for process in lanes:
+            process.kill() if done < len(cases) else process.join()
     counts["all"] = sum(counts.values(), Counter())
     rows = [[name, *(f"{count[n]:,}" for n in NUMBERS)] for name, count in counts.items()]
     print(align([["command", *NUMBERS], *rows]))
-    print(f"{missed:,} cases did not reach their call; {time.monotonic() - started:,.0f} s")
+    stopped = f"stopped after {done:,} cases; " if done < len(cases) else ""
+    seconds = time.monotonic() - started
+    print(f"{stopped}{missed:,} cases did not reach their call; {seconds:,.0f} s")
     return 1 if counts["all"]["failures"] else 0
 
 
