@@ -309,6 +309,8 @@ def explain(
     elif cause == "extra_forbidden":
         sentence = f"{name} is not a key of {_nearest(keys, holder, section)}"
     elif cause == "missing":
+        if place == COMMAND_LINE:  # which states a part of the section
+            place = Place(f"{file} and the command line")
         sentence = f"{name} is missing; it must be {describe(node)}"
     else:
         sentence = f"{name} is {show(value)}; it must be {describe(node)}"

@@ -105,7 +105,7 @@ def convert(
         sides = [np.ravel(record[name]) for name in names["size"].split(",")]
         width, height = map(int, np.concatenate(sides))
         size = width, height
-    if size is not None and min(size) < 1:
+    if size is not None and not all(0 < side < 2**31 for side in size):
         raise ValueError(f"the image size is {size[0]} x {size[1]}")
     if not features.any():
         raise ValueError("all its features are zero")

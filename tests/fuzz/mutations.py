@@ -212,7 +212,8 @@ def _write_group(tree: Any, group: Any) -> None:
 def _read_safetensors(content: bytes) -> Any:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     stated = {k: json.loads(v) for k, v in header.get("__metadata__", {}).items() if k == "mcan"}
-    return _each(safetensors.torch.load(content), torch.Tensor, torch.Tensor.numpy) | {"@": stated}
+    tensors = dict(sorted(safetensors.torch.load(content).items()))  # they come in any order
+    return _each(tensors, torch.Tensor, torch.Tensor.numpy) | {"@": stated}
 
 
 def _write_safetensors(tree: Any) -> bytes:

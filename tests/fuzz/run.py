@@ -146,6 +146,8 @@ class Workshop:
                 (self.case / file).write_bytes(content)
             names = {Path(path).name for path in self.damageable(name)} | {"o.h5.broken.tsv"}
             names |= {pattern.partition("/*")[0] for pattern in reader.damaged}
+            if file and not isinstance(content, bytes):
+                names.add("")  # what is absent may be what is still to be done
             return judge(reader, self.case, names, self._intact.get(name, ""))
         finally:
             shutil.rmtree(self.case)
