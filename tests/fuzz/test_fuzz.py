@@ -57,7 +57,7 @@ def test_mistakes_are_found(verdict: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_too_much_memory_is_found(tmp_path: Path) -> None:
     (tmp_path / "case").mkdir()
-    for size, verdict in ((run.BYTES, "traceback"), (run.BYTES // 2, "accepted")):
+    for size, verdict in ((run.BYTES * 2, "traceback"), (run.BYTES // 2, "accepted")):
         reader = Wrong(lambda size=size: bytearray(size) and None)
         assert run.judge(reader, tmp_path / "case", {"x.json"}, "").verdict == verdict
 
