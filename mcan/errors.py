@@ -36,6 +36,13 @@ class RunError(UserError):
     """A run folder or checkpoint is missing, damaged, or does not fit what was asked."""
 
 
+class BusyError(RunError):
+    """Another process trains the run."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: try again later."""
+
+
 class TrainingError(UserError):
     """Training cannot go on (non-finite loss, full disk); what was written before is intact."""
 

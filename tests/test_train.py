@@ -22,6 +22,7 @@ import mcan.build
 from mcan.config import flatten, load_config
 from mcan.data.prepared import Prepared
 from mcan.engine.trainer import Trainer
+from mcan.errors import BusyError
 from mcan.preparation.synthetic import make_synthetic
 
 
@@ -158,11 +159,13 @@ def kept(folder: Path) -> dict[str, bytes]:
     return {k: v for k, v in runs.contents(folder).items() if not k.startswith("printed_")}
 
 
-def refused(lab: Lab, folder: Path, args: list[str], sentence: str, script: str = "train") -> None:
-    """One sentence, status 2, and not a byte changed in `folder`."""
+def refused(
+    lab: Lab, folder: Path, args: list[str], sentence: str, script: str = "train", status: int = 2
+) -> None:
+    """One sentence, and not a byte changed in `folder`."""
     before = kept(folder)
     result = lab.execute(script, args)
-    assert result.status == 2, result.err
+    assert result.status == status, result.err
     lines = result.err.splitlines()
     assert lines, result
     assert lines[-1].startswith("error: ")
@@ -329,7 +332,7 @@ def test_existing_run(lab):
         refused(lab, folder, [lab.config, *changes], sentence)
     with FileLock(lab.run("small") / ".lock"):
         sentence = r"runs/small: another process is training this run"
-        refused(lab, folder, [lab.config, "--resume"], sentence)
+        refused(lab, folder, [lab.config, "--resume"], sentence, status=BusyError.exit_code)
 
 
 def test_the_lock_respects_the_umask(lab):
@@ -345,7 +348,7 @@ def test_run_made_by_another_process_in_the_meantime(lab):
 
     before = runs.contents(lab.run("small"))
     result = lab.train("race", patch=runs.at_call(Trainer, "__init__", 1, other))
-    assert result.status == 2
+    assert result.status == BusyError.exit_code
     assert "runs/race: another process has made this run in the meantime" in result.errors()[0]
     assert runs.contents(lab.run("race")) == before
 

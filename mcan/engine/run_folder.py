@@ -33,7 +33,7 @@ from mcan.engine.checkpoint import (
     newest_intact,
     save_step,
 )
-from mcan.errors import RunError, plural
+from mcan.errors import BusyError, RunError, plural
 from mcan.files import lock_file, parse_json, save_text, saving
 from mcan.section import show
 
@@ -76,7 +76,7 @@ class RunFolder:
         """Hold the run until this process ends, however it ends; clear what a killed one left."""
         self._lock = lock_file(self.path / ".lock")
         if self._lock is None:
-            raise RunError(f"{self.path}: another process is training this run")
+            raise BusyError(f"{self.path}: another process is training this run")
         for folder in (self.path, self.checkpoints):
             for temporary in folder.glob(".*.tmp*"):
                 temporary.unlink()
@@ -95,7 +95,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock()
             if self.exists:
-                raise RunError(f"{self.path}: another process has made this run in the meantime")
+                raise BusyError(f"{self.path}: another process has made this run in the meantime")
         if (metrics_bytes or 0) > (self.metrics.stat().st_size if self.metrics.exists() else 0):
             raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
         save_text(self.config, config_text)  # on resume too: free keys may have changed

@@ -23,7 +23,7 @@ from mcan.engine.checkpoint import Position, open_checkpoint
 from mcan.engine.processes import on_signals
 from mcan.engine.run_folder import ROOT, code_digest
 from mcan.engine.trainer import finished
-from mcan.errors import DataError, RunError, UserError
+from mcan.errors import BusyError, DataError, RunError, UserError
 from mcan.files import lock_file, parse_json, save_text, sha256_of
 from mcan.section import Section
 from mcan.tables.planning import PlannedRun, distinct, run_id
@@ -289,6 +289,8 @@ def _attempt(run: PlannedRun, received: Sequence[int], processes: int, failures:
             if read_outcome(run) is None:
                 print(f"\n{run.title}", flush=True)
                 _execute(run, received, processes)
+    except BusyError:  # by the training of a killed runner, which had no lock yet
+        return False
     except (UserError, OSError) as error:
         failures.append(f"{run.title}: {error}")
     return True
@@ -305,6 +307,8 @@ def _execute(run: PlannedRun, received: Sequence[int], processes: int) -> None:
         print(shlex.join([shown, *options, script, *arguments]), flush=True)
         program = [sys.executable, *module, *options, str(ROOT / script)]
         status = run_program([*program, *arguments], received)
+        if status == BusyError.exit_code:
+            raise BusyError(f"{run.folder}: another process is training this run")
         if status:
             ending = f"exit status {status}" if status > 0 else f"signal {-status}"
             raise RunError(f"{run.folder}: {script} ended with {ending}; see its error above")

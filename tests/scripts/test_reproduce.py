@@ -9,14 +9,17 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from runs import ROOT, Result, at_call, contents, die, make_lab, program, send
+from runs import FORK, ROOT, Result, at_call, contents, die, make_lab, program, send
 from table_lab import TABLE, TableLab, make_table_lab, until
 
+import mcan.tables.running
 import mcan.tables.writing
 from mcan.engine.run_folder import code_digest
 from mcan.engine.trainer import Trainer
+from mcan.files import lock_file
 from mcan.preparation.synthetic import make_synthetic
 
 
@@ -84,6 +87,28 @@ def test_killed_and_started_again(lab, victim):
     assert lab.reproduce("--runs", runs).status == 0
     assert len(lab.folders(runs)) == 4
     assert lab.results(runs) == lab.results()
+
+
+def test_a_run_that_another_process_has_just_started_is_waited_for(lab):
+    """As the training of a killed runner may do, which had no lock when the run was claimed."""
+
+    def hold(lock: Path) -> None:
+        held = lock_file(lock)
+        time.sleep(1)
+        assert held is not None
+
+    def start() -> None:
+        (claimed,) = (lab.folder / "just/.claims").iterdir()
+        lock = lab.folder / "just" / claimed.name / ".lock"
+        lock.parent.mkdir()
+        FORK.Process(target=hold, args=(lock,)).start()
+        until(lock.exists)
+
+    patch = at_call(mcan.tables.running, "run_program", 1, start)
+    result = lab.reproduce("--runs", "just", "--rows", "wide", "--seeds", "0", patch=patch)
+    assert result.status == 0, result.err
+    assert result.err.count("another process is training this run") == 1
+    assert "waiting for other processes: wide, seed 0" in result.out
 
 
 def test_two_runners_on_one_folder(lab):
