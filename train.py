@@ -124,8 +124,8 @@ def train(
     enter = build.entry(config, job.device, config.train.precision, lengths)
     trainer = Trainer(config, model, dataset, metadata, run, job, enter, evaluate, checkpoint)
     # Only now, so that a mistake in the config or the data leaves no folder behind.
-    written = checkpoint.metrics_bytes if checkpoint else None
-    job.run_on_first(lambda: run.start(dump_config(config), written))
+    keep = config.train.keep_last
+    job.run_on_first(lambda: run.start(dump_config(config), checkpoint, keep))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     job.print_once(
         f"{run.path}: {counts}, {parameters:,} parameters, "

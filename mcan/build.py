@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from mcan.engine.trainer import Evaluate
 from mcan.errors import ConfigError, DataError, RunError, plural, shorten
 from mcan.evaluation.predict import Predictions, Score, predict
 from mcan.evaluation.results import Scorer
-from mcan.limits import free_memory
+from mcan.limits import free_memory, processes_here
 from mcan.nn.cascade import MCA_LAYERS, Cascade, UnitSizes
 from mcan.nn.encoders import ConvStem, ImageEncoder, QuestionEncoder
 from mcan.nn.mcan import MCAN, AttentionalReduction, ModelSizes
@@ -149,9 +148,7 @@ def memory_warnings(
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(batch.question, batch.image)
-    options, here = config.train, 1
-    if job.device.type == "cpu":  # whose memory the processes of this machine share
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    options, here = config.train, processes_here(job.device)
     questions = math.ceil(options.batch_size / job.world / options.accumulation)
     activations = sum(kept.values()) * questions // batch.size
     needed = activations // 2 if options.precision == "bf16" else activations

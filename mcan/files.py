@@ -50,9 +50,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{glob.escape(owner)}*"):
+            process = left.name.removeprefix(owner)
             # Of a process that was killed. Systems without /proc keep it.
-            if PROCESSES.is_dir() and not (PROCESSES / left.name.removeprefix(owner)).exists():
-                left.unlink(missing_ok=True)
+            if process.isdecimal() and PROCESSES.is_dir() and not (PROCESSES / process).exists():
+                with suppress(OSError):
+                    left.unlink()
         try:
             with temporary.open("w+b") as file:
                 write(file)
@@ -79,6 +81,16 @@ class _KeepsError:
     def write(self, data: Any) -> Any:
         return self._try(lambda: self._file.write(data), len(data))
 
+    # These may write what is in the buffer.
+    def seek(self, *where: int) -> Any:
+        return self._try(lambda: self._file.seek(*where), 0)
+
+    def read(self, size: int = -1) -> Any:
+        return self._try(lambda: self._file.read(size), b"")
+
+    def readinto(self, buffer: Any) -> Any:
+        return self._try(lambda: self._file.readinto(buffer), 0)  # type: ignore[attr-defined]
+
     def truncate(self, size: int | None = None) -> Any:
         return self._try(lambda: self._file.truncate(size), 0)
 
@@ -98,7 +110,7 @@ class _KeepsError:
 def for_library(file: BinaryIO) -> Iterator[Any]:
     """`file` as HDF5 and torch may write to it in the block, which raises its first error.
 
-    They would report an error of their own, without the reason, or several.
+    They would report an error of their own, without the reason, or several; it is replaced.
     """
     wrapped = _KeepsError(file)
     try:
@@ -209,7 +221,7 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock | None:
     # The mode that the umask gave: some versions of filelock would set their own.
     lock = FileLock(path, fallback_to_soft=False, mode=stat.S_IMODE(path.stat().st_mode))
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=-1 if wait else 0.2)  # `is_locked` holds it for a moment
     except Timeout:
         return None
     except (OSError, NotImplementedError) as error:
@@ -219,3 +231,19 @@ def lock_file(path: Path, *, wait: bool = False) -> FileLock | None:
         warning = "this file system has no locks; do not run two processes on it at once"
         message(f"warning: {path}: {warning}")
     return lock
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether a process holds the lock on `path`; None if that cannot be known. Writes nothing."""
+    try:
+        import fcntl  # which Windows has not
+
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return None
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -26,11 +27,17 @@ def free_memory(device: torch.device) -> int | None:
         groups, group = ROOT / "sys/fs/cgroup", (ROOT / "proc/self/cgroup").read_text()
         folder = groups / group.strip().rpartition("::/")[2]
         while folder.is_relative_to(groups):
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError, KeyError):
                 limit = int((folder / "memory.max").read_text())  # or "max"
                 used = int((folder / "memory.current").read_text())
                 # Pages of files count as used, but are given up when memory is needed.
-                pages = re.search(r"^file ([0-9]+)", (folder / "memory.stat").read_text(), re.M)
-                free = min(free, limit - used + int(pages[1]))  # type: ignore[index]
+                text = (folder / "memory.stat").read_text()
+                counts = {name: int(n) for name, n in map(str.split, text.splitlines())}
+                free = min(free, limit - used + counts["file"] - counts["shmem"])
             folder = folder.parent
     return free
+
+
+def processes_here(device: torch.device) -> int:
+    """How many processes of this job share the memory of `device`."""
+    return 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -16,7 +16,7 @@ from mcan.engine.checkpoint import Position, open_checkpoint
 from mcan.engine.run_folder import ROOT, RunFolder
 from mcan.engine.trainer import finished
 from mcan.errors import RunError, UserError, command
-from mcan.files import lock_file, parse_json
+from mcan.files import is_locked, parse_json
 from mcan.section import show
 
 HEADER = ("run", "state", "epoch", "best %", "last %", "training")
@@ -64,18 +64,19 @@ def describe(run: RunFolder) -> tuple[str, ...]:
         best_by = config.evaluation.best_by
         scores = [float(flatten(x)[best_by]) for x in lines if x["kind"] == "evaluation"]
         epoch, seconds = (lines[-1]["epoch"] if lines else 0), training_seconds(lines, config)
-        state = find_state(run, config, lines)
+        state, time = find_state(run, config, lines), str(timedelta(seconds=round(seconds)))
         changed = changes(run, config)
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, UserError) else f"{run.metrics}: damaged"
-        return "unreadable", *["–"] * (len(HEADER) - 2), reason
+    except (UserError, OSError) as error:
+        return "unreadable", *["–"] * (len(HEADER) - 2), str(error)
+    except (ArithmeticError, KeyError, TypeError, ValueError):
+        return "unreadable", *["–"] * (len(HEADER) - 2), f"{run.metrics}: damaged"
     best, last = (f"{max(scores):.2f}", f"{scores[-1]:.2f}") if scores else ("–", "–")
-    time = str(timedelta(seconds=round(seconds)))
     return state, f"{epoch}/{config.train.epochs}", best, last, time, changed
 
 
 def find_state(run: RunFolder, config: Config, lines: Sequence[dict[str, Any]]) -> str:
-    """`finished`, `training` (a process has the run's lock) or `stopped`."""
+    """`finished`, `training` (a process has the run's lock), `stopped`, or `unknown` if the lock is
+    somebody else's."""
     last = lines[-1] if lines else None
     if last is not None and last["kind"] == "evaluation":
         done = finished(Position(last["epoch"], 0, last["step"]), config.train)
@@ -83,12 +84,10 @@ def find_state(run: RunFolder, config: Config, lines: Sequence[dict[str, Any]]) 
         done = finished(Position(**open_checkpoint(run.path).position), config.train)
     else:
         done = False
-    with suppress(OSError):  # a folder of somebody else's
-        lock = lock_file(run.path / ".lock")
-        if lock is None:
-            return "training"
-        lock.release()
-    return "finished" if done else "stopped"
+    locked = is_locked(run.path / ".lock")
+    if locked or done:
+        return "training" if locked else "finished"
+    return "unknown" if locked is None else "stopped"
 
 
 def training_seconds(lines: Sequence[dict[str, Any]], config: Config) -> float:

@@ -313,5 +313,5 @@ def test_free_memory_within_control_groups(tmp_path, monkeypatch, limits, expect
     for group, limit in limits.items():
         (groups / group / "memory.max").write_text(f"{limit}\n")
         (groups / group / "memory.current").write_text(f"{2 << 30}\n")
-        (groups / group / "memory.stat").write_text(f"anon 5\nfile {1 << 30}\n")
+        (groups / group / "memory.stat").write_text(f"anon 5\nfile {3 << 29}\nshmem {1 << 29}\n")
     assert free_memory(CPU) == expected

@@ -204,8 +204,9 @@ class TrainConfig(Section):
     """The training loop."""
 
     epochs: PositiveInt = 13
-    """Passes over the training splits. `--resume` accepts another number if the learning rates of
-    the steps done so far do not depend on it (plateau, but not cosine)."""
+    """Passes over the training splits. `--resume` accepts a larger number if the learning rates of
+    the steps done so far do not depend on it (plateau, but not cosine). The evaluation at the
+    earlier end stays, also between two that `evaluate_every` asks for."""
     max_steps: PositiveInt | None = None
     """Updates after which training ends before its last epoch, with an evaluation and a checkpoint;
     the schedule stays that of all epochs."""

@@ -26,7 +26,7 @@ from mcan.console import message, progress
 from mcan.data.arrays import Ids, Index, array_to_ids
 from mcan.data.integrity import content_digest, file_identity, image_checksum, map_arrays, remake
 from mcan.errors import DataError, plural, shorten
-from mcan.limits import free_memory
+from mcan.limits import free_memory, processes_here
 from mcan.rows import Packed, filler_rows
 
 FORMAT_VERSION = 2
@@ -133,7 +133,9 @@ class ImageStore:
         free = free_memory(target)
         remedy = "use data.residency=disk"
         full = f"{self.path}: {size} do not fit into the memory of {target}; {remedy}"
-        if free is not None and source.nbytes > free:  # Linux would end the process without a word
+        if (
+            free is not None and processes_here(target) * source.nbytes > free
+        ):  # Linux would end the process without a word
             raise DataError(full)
         message(f"reading {self.path} into the memory of {target} ({size})")
         try:

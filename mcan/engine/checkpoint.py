@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 from torch import nn
+from typing_extensions import TypedDict  # which pydantic needs before Python 3.12
 
 from mcan import __version__
 from mcan.errors import DataError, RunError, TrainingError, shorten
@@ -64,6 +65,19 @@ class _TrainedOn(BaseModel):
     image_shape: list[PositiveInt] = []
 
 
+class _Sizes(TypedDict):
+    tokens: PositiveInt
+    answers: PositiveInt
+    feature_size: PositiveInt | None
+    grid_size: PositiveInt | None
+
+
+class _Position(TypedDict):
+    epoch: NonNegativeInt
+    batch: NonNegativeInt
+    step: NonNegativeInt
+
+
 class _Fields(BaseModel):
     """The types of what commands read in a checkpoint without checking it themselves."""
 
@@ -72,11 +86,11 @@ class _Fields(BaseModel):
     config: dict[str, Any]
     vocabulary: str
     vocabulary_digest: str
-    sizes: dict[Literal["tokens", "answers", "feature_size", "grid_size"], PositiveInt | None]
+    sizes: _Sizes
     trained_on: list[_TrainedOn]
     model: dict[str, torch.Tensor]
     question_keys: torch.Tensor | None = None
-    position: dict[Literal["epoch", "batch", "step"], NonNegativeInt]
+    position: _Position
 
 
 @dataclass
@@ -183,15 +197,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise
     except Exception as error:  # damaged bytes fail in any way; foreign pickles are not executed
         raise DamagedCheckpointError(f"{path}: not a checkpoint of train.py, or damaged") from error
-    if version not in (1, FORMAT):
-        raise RunError(f"{path}: checkpoint format {version!r}; this version reads {FORMAT}")
-    if version != 1 and not verified:
+    if version == FORMAT and not verified:
         raise DamagedCheckpointError(f"{path}: damaged: the checksum at its end is missing")
     return from_fields(content, path)
 
 
 def from_fields(content: dict[str, Any], path: Path) -> Checkpoint:
     """The checkpoint of the fields that the file `path` states; others are left out."""
+    if (version := content.get("format")) not in (1, FORMAT):
+        raise RunError(f"{path}: checkpoint format {version!r}; this version reads {FORMAT}")
     known = {item.name for item in fields(Checkpoint)} - {"source"}
     try:
         found = Checkpoint(**{k: v for k, v in content.items() if k in known}, source=path)

@@ -33,7 +33,7 @@ from mcan.engine.checkpoint import (
     newest_intact,
     save_step,
 )
-from mcan.errors import BusyError, RunError, plural
+from mcan.errors import BusyError, RunError
 from mcan.files import lock_file, parse_json, save_text, saving
 from mcan.section import show
 
@@ -81,10 +81,10 @@ class RunFolder:
             for temporary in folder.glob(".*.tmp*"):
                 temporary.unlink()
 
-    def start(self, config_text: str, metrics_bytes: int | None = None) -> None:
+    def start(self, config_text: str, checkpoint: Checkpoint | None, keep_last: int) -> None:
         """Make the folder of a new run and lock it, or go on in that of a locked one.
 
-        `metrics_bytes` of metrics.jsonl are needed; None starts from the beginning.
+        Without a `checkpoint`, it starts from the beginning.
         """
         if self._lock is None:
             # A run killed while it was created has left hidden files and empty folders only.
@@ -96,10 +96,15 @@ class RunFolder:
             self.lock()
             if self.exists:
                 raise BusyError(f"{self.path}: another process has made this run in the meantime")
-        if (metrics_bytes or 0) > (self.metrics.stat().st_size if self.metrics.exists() else 0):
-            raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
+        if checkpoint is not None:
+            written = self.metrics.stat().st_size if self.metrics.exists() else 0
+            if checkpoint.metrics_bytes > written:
+                raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
+            if checkpoint.source == self.checkpoints / BEST:
+                save_step(checkpoint, self.checkpoints)  # lost, or a process was killed before it
+            drop_old(self.checkpoints, keep_last)  # what a killed process still had to do
         save_text(self.config, config_text)  # on resume too: free keys may have changed
-        with self.environment.open("w" if metrics_bytes is None else "a", encoding="utf-8") as file:
+        with self.environment.open("a" if checkpoint else "w", encoding="utf-8") as file:
             file.write(json.dumps(describe_environment()) + "\n")
 
 
@@ -139,14 +144,12 @@ def checkpoint_to_resume(
                 raise RunError(f"{error}; no checkpoint is intact, so train under another name=")
             kept, source = damaged.replace(f"{damaged}.damaged"), checkpoint.source
             message(f"warning: {error}; it is kept as {kept.name}; continuing from {source}")
-        done, epochs = checkpoint.position["epoch"] if checkpoint else 0, config.train.epochs
-        if done > epochs:
+        planned = checkpoint.config["train"]["epochs"] if checkpoint else 1
+        if config.train.epochs < planned:
             raise RunError(
-                f"{run.path}: has trained {plural(done, 'epoch')}; train.epochs={epochs} is less"
+                f"{run.path}: was begun with train.epochs={planned}; it can be resumed with more, "
+                f"but not with {config.train.epochs}"
             )
-        if checkpoint is not None and checkpoint.source == run.checkpoints / BEST:
-            save_step(checkpoint, run.checkpoints)  # lost, or a process was killed before it
-        drop_old(run.checkpoints, config.train.keep_last)  # what a killed process still had to do
         if run.last_code not in ("", code_digest()):
             message(
                 f"warning: {run.path}: trained so far by other code ({run.last_code}; now "

@@ -405,26 +405,27 @@ def write_prepared(
 
 
 @contextmanager
-def _replacing(folder: Path, force: bool) -> Iterator[Path]:
-    """Yield a new folder, which takes the place of `folder` unless an exception is raised.
+def _replacing(given: Path, force: bool) -> Iterator[Path]:
+    """Yield a new folder, which takes the place of `given` unless an exception is raised.
 
     It is in `.FOLDER.partial/`. What a killed process left there is put back or deleted first.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    folder = given.resolve()  # a link stays one, and its folder on its disk
+    partial = folder.parent / f".{folder.name}.partial"
     new, old = partial / "new", partial / "old"
-    with saving(folder):
+    with saving(given):
         partial.mkdir(parents=True, exist_ok=True)
         lock = lock_file(partial / "lock")
     if lock is None:
-        raise DataError(f"{folder}: another process is preparing this folder")
+        raise DataError(f"{given}: another process is preparing this folder")
     try:
-        with saving(folder):
+        with saving(given):
             if old.exists() and not folder.exists():
                 old.rename(folder)
             for left in (new, old):
                 if left.exists():
                     shutil.rmtree(left)
-            _refuse_to_replace(folder, force)
+            _refuse_to_replace(given, force)
             new.mkdir()
             yield new
             for file in (*new.iterdir(), new):
@@ -434,7 +435,7 @@ def _replacing(folder: Path, force: bool) -> Iterator[Path]:
             new.rename(folder)
             sync(folder.parent)
     finally:
-        with saving(folder):
+        with saving(given):
             if old.exists() and not folder.exists():
                 old.rename(folder)
         remove_folder(partial)

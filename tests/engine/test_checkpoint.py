@@ -32,6 +32,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 OUTPUTS = torch.load(FIXTURES / "format_1_outputs.pt", weights_only=True)
 
 
+SIZES: dict[str, int | None] = {"tokens": 5, "answers": 3, "feature_size": 6, "grid_size": None}
+
+
 class Evil:
     """Code that a pickle would run when it is loaded."""
 
@@ -51,7 +54,7 @@ def make(step: int = 6) -> Checkpoint:
     optimizer.step()
     states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     position = {"epoch": 1, "batch": 0, "step": step}
-    return Checkpoint({"name": "x"}, "{}", "abc", {"tokens": 5}, [], **states, position=position)
+    return Checkpoint({"name": "x"}, "{}", "abc", SIZES, [], **states, position=position)
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def test_infinite_buffers_are_no_divergence(lab, tmp_path):
     trainer = make_trainer(lab)
     trainer.model.register_buffer("mask", torch.tensor(-torch.inf))
     trainer.run = RunFolder(tmp_path)
-    trainer.run.start("", 0)
+    trainer.run.start("", None, 1)
     trainer.log = RunLog(trainer.run, 0, 0)
     trainer._save()
     assert last_checkpoint(trainer.run.checkpoints)

@@ -142,7 +142,8 @@ def test_carving_is_by_image_and_reproducible(tmp_path: Path) -> None:
 def stored(folder: Path) -> Vocabulary:
     """The vocabulary of the run that this makes in `folder`."""
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "old", "it"), ("yes", "zebra"))
-    content = Checkpoint({}, vocabulary.to_json(), vocabulary.digest, {}, [], {})
+    sizes = {"tokens": 5, "answers": 3, "feature_size": 6, "grid_size": None}
+    content = Checkpoint({}, vocabulary.to_json(), vocabulary.digest, sizes, [], {})
     (folder / "checkpoints").mkdir(parents=True)
     content.save(folder / "checkpoints" / "step_00000003.pt")
     return vocabulary

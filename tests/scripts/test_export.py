@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -172,6 +173,27 @@ def test_damaged_exports(lab, tmp_path, mode):
     with pytest.raises(
         RunError, match=r"damaged|(no such file|not the vocabulary of .*); export the run again"
     ):
+        mcan.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format": 99}, "checkpoint format 99; this version reads 2"),
+        ({"position": {}}, "the checkpoint is not complete: position.epoch: Field required"),
+        ({"sizes": {"answers": 5}}, "the checkpoint is not complete: sizes.tokens: Field required"),
+    ],
+)
+def test_headers_that_are_not_ours(lab, tmp_path, change, sentence):
+    from safetensors.torch import load_file, save_file
+
+    assert lab.execute("scripts/export", ["runs/a", str(tmp_path / "x")]).status == 0
+    path = tmp_path / "x/model.safetensors"
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]
+    header["mcan"] = json.dumps(json.loads(header["mcan"]) | change)
+    save_file(load_file(path), path, header)
+    with pytest.raises(RunError, match=re.escape(sentence)):
         mcan.load(tmp_path / "x")
 
 

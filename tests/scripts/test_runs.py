@@ -23,6 +23,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return lab
 
 
+STEP = '{"kind": "train", "epoch": 1, "step": 5, "samples_per_s": %s}\n'
+
+
 def rows(lab: Lab, *arguments: str) -> dict[str, list[str]]:
     result = lab.execute("scripts/runs", list(arguments))
     assert result.status == 0, result.err
@@ -51,6 +54,9 @@ def test_a_run_that_trains(lab):
         assert rows(lab, "runs/killed", "runs/done")["runs/killed"][0] == "training"
     finally:
         lock.release()
+    (lab.run("killed") / ".lock").unlink()
+    assert rows(lab)["runs/killed"][0] == "stopped"
+    assert not (lab.run("killed") / ".lock").exists()
     assert [*rows(lab, "runs/killed")] == ["run", "runs/killed"]
 
 
@@ -100,12 +106,19 @@ def test_unreadable_runs_are_listed_with_the_reason(lab, tmp_path):
     for name, config, metrics in (
         ("old", "depth: 9\n", ""),
         ("torn", (lab.run("done") / "config.yaml").read_text(), '{"kind": "train"}\n'),
+        ("nan", (lab.run("done") / "config.yaml").read_text(), STEP % "NaN"),
+        ("huge", (lab.run("done") / "config.yaml").read_text(), STEP % "1e-30"),
+        ("folder", (lab.run("done") / "config.yaml").read_text(), None),
     ):
         folder = tmp_path / name
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "config.yaml").write_text(config)
-        (folder / "metrics.jsonl").write_text(metrics)
-    found = rows(lab, str(tmp_path))
-    assert {found[str(tmp_path / name)][0] for name in ("old", "torn")} == {"unreadable"}
+        if metrics is None:
+            (folder / "metrics.jsonl").mkdir()
+        else:
+            (folder / "metrics.jsonl").write_text(metrics)
+    found = rows(lab, str(tmp_path), "runs/done")
+    assert {found[str(path)][0] for path in tmp_path.iterdir()} == {"unreadable"}
+    assert found["runs/done"][0] == "finished"
     assert "depth" in found[str(tmp_path / "old")]
     assert found[str(tmp_path / "torn")][-1] == "damaged"
