@@ -59,7 +59,9 @@ def main() -> int:
         )
         position = Position(**checkpoint.position) if checkpoint else Position()
         if finished(position, options):
-            job.print_once(f"{run.path}: finished after {position.step} steps; nothing to resume")
+            most = f" (train.max_steps={options.max_steps})" if options.max_steps else ""
+            steps = f"finished after {position.step} steps{most}"
+            job.print_once(f"{run.path}: {steps}; nothing to resume")
             return 0
         if train(config, run, checkpoint, job, stop):
             job.print_once(f"finished; evaluate with: python eval.py {shlex.quote(str(run.path))}")

@@ -151,7 +151,7 @@ def read_configs(targets: Sequence[Path], overrides: Sequence[str]) -> dict[Path
         content["evaluation"] = {"metric": result.get("metric")}
         if "prepared" in result:
             content["data"]["prepared"] = result["prepared"]
-        where = f"{targets[0]}: in no run, and no {METRICS_FILE} says what it answers"
+        where = f"{targets[0]}: not in a run folder, and no {METRICS_FILE} names its dataset"
         known = config_from_dict(content, where, overrides)
     return {target: config or known for target, config in found.items()}
 

@@ -41,7 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder in map(Path, (first, *others)):
         found = [*list_runs(folder)]
         if not found:
-            raise RunError(f"{folder}: " + ("no runs in it" if folder.is_dir() else "not found"))
+            raise RunError(
+                f"{folder}: "
+                + (
+                    "contains no runs"
+                    if folder.is_dir()
+                    else "not a folder"
+                    if folder.exists()
+                    else "not found"
+                )
+            )
         rows += [(str(run.path), *describe(run)) for run in found]
     lines = align([HEADER, *(row[:-1] for row in rows)]).splitlines()
     ends = ["changed", *(row[-1] for row in rows)]

@@ -261,7 +261,7 @@ def test_max_steps_is_the_beginning_of_the_whole_run(lab, steps):
     runs.assert_same(found["model"], whole["model"])
     lines = [line for line in runs.metrics_of(lab.run(name)) if line["kind"] == "evaluation"]
     assert [line["step"] for line in lines] == [6, steps]
-    assert f"finished after {steps} steps; nothing to resume" in lab.resume(name, most).err
+    assert f"finished after {steps} steps (train.max_steps=" in lab.resume(name, most).err
 
 
 def test_limit_reads_the_first_questions(lab):

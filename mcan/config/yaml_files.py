@@ -230,6 +230,8 @@ def read_file(
     except (OSError, ValueError) as error:
         what = f"_base_ names {place}, which" if named else "the file"
         reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        if (path / "config.yaml").is_file():
+            reason = f"is a run folder; give {path / 'config.yaml'}"
         raise config_error(named or place, f"{what} {reason}") from None
     stated = parse(text, place)
     stated = {} if stated is None else stated

@@ -267,7 +267,7 @@ def open_checkpoint(target: Path, which: Literal["last", "best"] = "last") -> Ch
     The error for a damaged one names an intact one.
     """
     if which == "best" and (target.is_file() or (target / EXPORTED).is_file()):
-        raise RunError(f"{target}: a single checkpoint; only of a run folder can {which} be chosen")
+        raise RunError(f"{target}: a single checkpoint; {which} needs a run folder")
     if (target / EXPORTED).is_file():
         from mcan.engine.exported import read_exported  # which imports this module
 

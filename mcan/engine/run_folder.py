@@ -129,8 +129,9 @@ def checkpoint_to_resume(
             )
         earlier = load_config(run.config)
         before, now = flatten(earlier.model_dump()), flatten(config.model_dump())
-        for key in sorted((before.keys() | now.keys()) - free_keys() - {"train.epochs"}):
-            if before.get(key) != now.get(key):
+        free = free_keys() | {"train.epochs"}
+        for key in now | before:  # in the order of the schema: a name before what follows from it
+            if key not in free and before.get(key) != now.get(key):
                 raise RunError(
                     f"{run.config}: the run was started with {key} = {show(before.get(key))}, not "
                     f"{show(now.get(key))}; resume with the same config, or choose another name="

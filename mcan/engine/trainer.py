@@ -115,11 +115,12 @@ class Trainer:
         before = replace(now, epochs=epochs)
         steps = range(self.position.step if epochs != now.epochs else 0)
         if any(schedule.factor(step, before) != schedule.factor(step, now) for step in steps):
+            first = f"resume with {epochs}, " if self.position.epoch < epochs else ""
             raise RunError(
                 f"{self.run.path}: with train.epochs={now.epochs} instead of {epochs}, "
                 f"schedule.name={schedule.name} gives other learning rates for the steps done so "
-                "far; train from the start under another name=, or start another run from these "
-                f"weights with train.init_from.checkpoint={self.run.path}"
+                f"far; {first}train from the start under another name=, or start another run "
+                f"with train.init_from.checkpoint={self.run.path}"
             )
 
     def fit(self, stop: StopRequest) -> bool:

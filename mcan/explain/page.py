@@ -42,7 +42,7 @@ _METHODS = {
     "rollout": (
         "Roll-out: all layers multiplied, heads averaged",
         "Words and regions together sum to 2, 1 for each reduction. Each GA unit of the image "
-        "gives half of what the regions still have to the words.",
+        "moves half of the regions' remaining weight to the words.",
     ),
     "relevance": (
         "Relevance: weights times gradients of the answer",

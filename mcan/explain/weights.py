@@ -165,7 +165,7 @@ def rollout(seen: Observation) -> tuple[Tensor, Tensor]:
     Attention roll-out (Abnar and Zuidema 2020), with words and regions as one sequence of k rows.
     Each unit multiplies by half the identity (the residual) plus half its weights, averaged over
     heads. A guided unit's keys are rows of the other modality. Finally the reductions weight the
-    rows, so words and regions together sum to 2. Each GA unit of the image gives half of what the
+    rows, so words and regions together sum to 2. Each GA unit of the image moves half of what the
     regions still have to the words: after two, they have 0.25.
     """
     words, regions = reduction_weights(seen)

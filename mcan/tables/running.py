@@ -355,8 +355,8 @@ def _refuse_edited(run: PlannedRun, config: Config) -> None:
     if run_id(config, run.row) != run_id(run.config, run.row):
         trained = f"; move {run.folder} away" if run.folder.exists() else ""
         raise RunError(
-            f"{run.base}: was edited after the start of this command, so it is the config of other "
-            f"runs{trained}; start the command again"
+            f"{run.base}: was edited after the start of this command and now describes another "
+            f"run{trained}; start the command again"
         )
 
 

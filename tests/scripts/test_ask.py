@@ -260,7 +260,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "best of a file": (
         ["good.pt", "picture.png", "q", "--checkpoint", "best"],
-        "good.pt: a single checkpoint; only of a run folder can best be chosen",
+        "good.pt: a single checkpoint; best needs a run folder",
     ),
     "before a question": (["runs/a", "text.png"], "text.png: not a readable image"),
 }

@@ -320,7 +320,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         ("--a runs/a lone --b runs/b runs/b_1", r"lone: not in a run folder, so its seed is"),
         ("--a runs/a runs/c_1 --b runs/c_reworded runs/b_1", r"c_reworded/.* of reworded/val.h5"),
         ("runs/a other", r"other/metrics.json: not written by eval.py, or damaged"),
-        ("lone lone", r"lone: in no run, and no metrics.json says what it answers: data.prepared"),
+        (
+            "lone lone",
+            r"lone: not in a run folder, and no metrics.json names its dataset: data.prep",
+        ),
         ("lone lone data.prepared=prepared --split x", r"prepared: there is no split 'x'"),
     ],
 )

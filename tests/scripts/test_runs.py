@@ -89,7 +89,7 @@ def test_what_differs(lab):
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: not found"),
-        (["prepared"], "prepared: no runs in it"),
+        (["prepared"], "prepared: contains no runs"),
         (["diff", "runs/done", "prepared"], "prepared: not a run folder; config.yaml is missing"),
         (["diff", "runs/done"], "diff takes two runs"),
         (["diff", "runs/done", "gone.pt"], "gone.pt"),
