@@ -44,7 +44,7 @@ store, opened | store.h5 | | read_store store.h5 | values
 store, verified | large.h5 | | read_store large.h5 whole | values
 checkpoint | two.pt | | scripts/verify two.pt | bytes
 checkpoint of format 1 | one.pt DATA | one.pt | EVAL one.pt
-run, resumed | runs/a DATA | runs/a/*.* runs/a/checkpoints/* | train config.yaml name=a --resume
+run, resumed | runs/a DATA | runs/a/*.* runs/a/checkpoints/* | LONGER --resume
 runs, listed | runs/a | runs/a/*.* runs/a/checkpoints/* | scripts/runs
 train.init_from | one.pt DATA | one.pt | START
 exported folder | out DATA | out/* | EVAL out
@@ -109,6 +109,7 @@ SHORT = {
     "CHOSEN": "FEATURES --sizes sizes.json --images ids.txt npz",
     "PIXELS": "scripts/extract_features pixels --size 8 8 --output o.h5 --workers 0",
     "SCORE": "scripts/score results.json --annotations annotations.json --questions questions.json",
+    "LONGER": "train config.yaml name=a train.epochs=2",
     "COMPARE": "scripts/compare runs/a by_hand data.prepared=prepared",
     "EVAL": "eval data.prepared=prepared data.images=[images.h5] --output o",
     "SUBMIT": "EVAL one.pt --submission s.json --questions ids.json",

@@ -124,6 +124,9 @@ class Workshop:
         """The files of a reader, by their paths."""
         patterns = self.readers[name].damaged
         found = {p for pattern in patterns for p in self.files.glob(pattern) if p.is_file()}
+        found = {
+            path for path in found if not path.name.startswith(".")
+        }  # locks, which say nothing
         return sorted(str(path.relative_to(self.files)) for path in found)
 
     def run(self, name: str, file: str = "", content: bytes | str = b"") -> Result:

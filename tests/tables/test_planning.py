@@ -147,7 +147,8 @@ SIX, OTHER = "name: six}", Path("other.yaml")
         (
             ("model.depth=2", "model.question.word_vectors.frozen=true"),
             {"base": OTHER},
-            "t.yaml: row 'two': model.question.word_vectors.path is missing; it must be text",
+            "t.yaml: row 'two': other.yaml and the command line: model.question.word_vectors.path is "
+            "missing; it must be text",
         ),
         (
             (SIX, "name: six, base: other.yaml}"),
