@@ -1,9 +1,7 @@
 """Commands on tiny data, disturbed at every point: a call fails, or the process is killed.
 
-`faults.c` counts the calls of a command that change a file, such as write, rename and mkdir. Each
-case disturbs one of them: the n-th fails with ENOSPC, EIO, EROFS or EACCES, or the process that
-makes it is killed before or after it; or the command is killed at a random instant. Then the
-command is run once more, as a user would. Checked is that
+docs/faults.md says what is disturbed. Then the command is run once more, as a user would. Checked
+is that
 
 - the disturbed command has written everything, or reported the fault in one line with its reason
   and a non-zero status;
@@ -11,8 +9,7 @@ command is run once more, as a user would. Checked is that
 - the second run ends with the files of an undisturbed one and no others, or says in one line what
   to delete, and the third one does.
 
-Not compared: TensorBoard's events, whose numbers metrics.jsonl holds too; speeds and times in logs;
-lock files. Failures to write a message to the terminal are not tested.
+Not compared: TensorBoard's events, speeds and times in logs, lock files.
 """
 
 from __future__ import annotations
