@@ -58,7 +58,9 @@ def main() -> int:
             lambda: checkpoint_to_resume(run, config, args.resume, job.device)
         )
         position = Position(**checkpoint.position) if checkpoint else Position()
-        if finished(position, options):
+        if checkpoint is not None and finished(position, options):
+            newest = checkpoint
+            job.run_on_first(lambda: run.tidy(newest, options.keep_last))
             most = f" (train.max_steps={options.max_steps})" if options.max_steps else ""
             steps = f"finished after {position.step} steps{most}"
             job.print_once(f"{run.path}: {steps}; nothing to resume")

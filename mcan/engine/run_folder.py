@@ -100,12 +100,17 @@ class RunFolder:
             written = self.metrics.stat().st_size if self.metrics.exists() else 0
             if checkpoint.metrics_bytes > written:
                 raise RunError(f"{self.metrics}: shorter than when the checkpoint was written")
-            if checkpoint.source == self.checkpoints / BEST:
-                save_step(checkpoint, self.checkpoints)  # lost, or a process was killed before it
-            drop_old(self.checkpoints, keep_last)  # what a killed process still had to do
+            self.tidy(checkpoint, keep_last)
         save_text(self.config, config_text)  # on resume too: free keys may have changed
-        with self.environment.open("a" if checkpoint else "w", encoding="utf-8") as file:
-            file.write(json.dumps(describe_environment()) + "\n")
+        kept = checkpoint is not None and self.environment.exists()
+        launches = self.environment.read_text("utf-8") if kept else ""
+        save_text(self.environment, launches + json.dumps(describe_environment()) + "\n")
+
+    def tidy(self, checkpoint: Checkpoint, keep_last: int) -> None:
+        """Write and delete the files that a process still had to when it was killed."""
+        if checkpoint.source == self.checkpoints / BEST:
+            save_step(checkpoint, self.checkpoints)
+        drop_old(self.checkpoints, keep_last)
 
 
 def checkpoint_to_resume(
