@@ -148,7 +148,7 @@ RESUMED: dict[str, tuple[Callable[[Path, Lab], object], list[str], str]] = {
     # The checkpoint.
     "all_damaged": (all_cut, [], r"step_00000006.pt: not a checkpoint of train.py, or damaged"),
     "earlier_format": (of_format_1, [], r"step_00000006.pt: written by an earlier version of this"),
-    "weights_of_another_network": (other_weight, [], r"of another shape: classifier\.bias \(3,\) instead"),
+    "weights_of_another_network": (other_weight, [], r"classifier\.bias \(3,\) instead"),
     "other_features": (other_features, ["data.images=[other/images.h5]"], OTHER_DATA),
     "one_store_more": (other_features, ["data.images=[images.h5, other/images.h5]"], OTHER_DATA),
 }
