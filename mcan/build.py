@@ -133,7 +133,7 @@ def memory_warnings(
 
     The network runs once on two questions, in float32. What it keeps for the backward pass grows
     with the questions (bf16 keeps half); gradients and two moments of the parameters that learn are
-    added. The whole step needs about a fifth more.
+    added. The whole step needs about 30 % more.
     """
     enter = entry(config, job.device, "float32", padded_lengths(config, dataset))
     batch = enter(dataset[[0, len(dataset) - 1]])
