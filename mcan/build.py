@@ -135,6 +135,8 @@ def memory_warnings(
     with the questions (bf16 keeps half); gradients and two moments of the parameters that learn are
     added. The whole step needs about 30 % more.
     """
+    if (free := free_memory(job.device)) is None:
+        return
     enter = entry(config, job.device, "float32", padded_lengths(config, dataset))
     batch = enter(dataset[[0, len(dataset) - 1]])
     kept: dict[int, int] = {}
@@ -153,11 +155,10 @@ def memory_warnings(
     activations = sum(kept.values()) * questions // batch.size
     needed = activations // 2 if options.precision == "bf16" else activations
     needed += 3 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    free = free_memory(job.device)
-    if free is not None and here * needed > free:
+    if here * needed > free:
         need, have = (f"{size / 2**30:.1f} GiB" for size in (here * needed, free))
         yield (
-            f"a step needs about {need} of memory, but {have} are free on {job.device}; raise "
+            f"a step needs at least {need} of memory, but {have} are free on {job.device}; raise "
             "train.accumulation or lower train.batch_size"
         )
 
@@ -320,9 +321,8 @@ def stored_config(checkpoint: Checkpoint, overrides: Sequence[str] = ()) -> Conf
 def restore_network(checkpoint: Checkpoint, config: Config) -> MCAN:
     """The network of a checkpoint, in evaluation mode."""
     sizes = ModelSizes(**checkpoint.sizes)  # type: ignore[arg-type]
-    if (deepest := max(config.model.depth, config.model.question_depth or 0)) > len(
-        checkpoint.model
-    ):
+    deepest = max(config.model.depth, config.model.question_depth or 0)
+    if deepest > len(checkpoint.model):
         raise RunError(f"{checkpoint.source}: does not fit the config: depth {deepest}")
     with torch.device("meta"):  # another size than the config's may not fit into memory
         checkpoint.check_shapes(build_model(config.model, sizes))

@@ -78,7 +78,7 @@ def main() -> None:
     )
     is_file = Path(args.image).is_file()
     if args.weights is not None and not is_file:
-        raise RunError(f"--weights is for image files; there is no file {args.image!r}")
+        raise RunError(f"--weights is for image files; {args.image!r} is not one")
     image = open_picture(args.image) if is_file else args.image
     if not questions:
         model.dataset([(image, "")])  # reports a bad image before the first question

@@ -41,16 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder in map(Path, (first, *others)):
         found = [*list_runs(folder)]
         if not found:
-            raise RunError(
-                f"{folder}: "
-                + (
-                    "contains no runs"
-                    if folder.is_dir()
-                    else "not a folder"
-                    if folder.exists()
-                    else "not found"
-                )
-            )
+            missing = "not a folder" if folder.exists() else "not found"
+            raise RunError(f"{folder}: {'contains no runs' if folder.is_dir() else missing}")
         rows += [(str(run.path), *describe(run)) for run in found]
     lines = align([HEADER, *(row[:-1] for row in rows)]).splitlines()
     ends = ["changed", *(row[-1] for row in rows)]
@@ -129,7 +121,7 @@ def changes(run: RunFolder, config: Config) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a log without a last incomplete one; none if there is no file."""
+    """The complete JSON lines of a log; a missing file has none."""
     with suppress(FileNotFoundError):
         text = path.read_text(encoding="utf-8")
         return [parse_json(line) for line in text.splitlines(keepends=True) if line[-1:] == "\n"]

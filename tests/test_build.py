@@ -285,7 +285,7 @@ def test_training_warns_of_little_memory_and_goes_on_as_it_would(lab):
 
     warned = lab.train("warned", "train.epochs=1", patch=little)
     assert warned.status == 0
-    assert "warning: a step needs about 0.0 GiB of memory, but 0.0 GiB are free" in warned.err
+    assert "warning: a step needs at least 0.0 GiB of memory, but 0.0 GiB are free" in warned.err
     quiet = lab.train("quiet", "train.epochs=1")
     assert "GiB" not in quiet.err
     assert_same(outcome(lab.run("warned")), outcome(lab.run("quiet")))

@@ -133,9 +133,8 @@ class ImageStore:
         free = free_memory(target)
         remedy = "use data.residency=disk"
         full = f"{self.path}: {size} do not fit into the memory of {target}; {remedy}"
-        if (
-            free is not None and processes_here(target) * source.nbytes > free
-        ):  # Linux would end the process without a word
+        # Linux would end the process without a word.
+        if free is not None and processes_here(target) * source.nbytes > free:
             raise DataError(full)
         message(f"reading {self.path} into the memory of {target} ({size})")
         try:

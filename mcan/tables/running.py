@@ -142,7 +142,7 @@ def learning_curve(run: PlannedRun) -> dict[int, float]:
 
 
 def _read_log(path: Path, read: Callable[[list[Any]], Values]) -> Values:
-    """What `read` finds in the lines of a run's log; there are none if there is no file."""
+    """What `read` finds in the lines of a run's log; a missing file has no lines."""
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         return read([parse_json(line) for line in text.splitlines()])

@@ -228,7 +228,7 @@ def check_message(result: runs.Result, reason: str = "") -> None:
 
 
 def obey(said: str, folder: Path, before: dict[str, Any], when: str) -> None:
-    """Delete what a message says is to be deleted, or stands in the way of the chosen name."""
+    """Delete the file or folder that a message asks to delete, or whose name is already taken."""
     found = re.search(r"(?:error|warning): ([^\s:]+): .*(delete|choose another)", said)
     if not found or found[1] in before or f"{found[1]}/" in before:
         raise FailedCheck(f"{when}: {said}")

@@ -289,7 +289,7 @@ def test_region_features_of_unknown_origin(on_regions):
     assert result.status == 2
     assert "extract" in error
     (error,) = ask(on_regions, "runs/a", "3", QUESTION, "--weights", "w.pth").errors()
-    assert error == "error: --weights is for image files; there is no file '3'"
+    assert error == "error: --weights is for image files; '3' is not one"
 
 
 def test_features_of_another_width(on_regions, tmp_path):
